@@ -246,7 +246,7 @@ AnyEvent = (
     | ActionRefused
 )
 
-EVENT_TYPES: dict[str, type[Event]] = {cls.__name__: cls for cls in AnyEvent.__args__}  # type: ignore[attr-defined]
+EVENT_TYPES: dict[str, type[Event]] = {cls.__name__: cls for cls in AnyEvent.__args__}
 
 
 class Recorded(Struct, frozen=True):

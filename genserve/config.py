@@ -1,0 +1,130 @@
+"""Settings: frozen, typed, from a TOML file and ``GENSERVE_`` environment variables; unknown keys are errors.
+
+A variable names a key by its path with double underscores: ``GENSERVE_HTTP__PORT=8001``. Variables win over the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from genserve.errors import CallerError
+
+PREFIX = "GENSERVE_"
+
+
+class Http(Struct, frozen=True, forbid_unknown_fields=True):
+    """The public door. With no ``api_keys`` authentication is off; keys are compared in constant time, never logged."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    max_body_bytes: int = 1_000_000
+    public_url: str = ""
+    """Prefix of artifact URLs in replies; by default the address the client called."""
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on everything a client can make grow."""
+
+    max_queued: int = 1_000
+    max_prompt_chars: int = 4_000
+    max_images_per_call: int = 10
+    max_steps: int = 200
+    max_slo_s: int = 24 * 3600
+    max_event_streams: int = 1_000
+
+
+class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
+    """Workers and request actors. ``workers`` 0 means one per GPU, or two where there is none."""
+
+    workers: int = 0
+    device: str = "auto"
+    threads_per_worker: int = 1
+    request_actors: int = 4
+    address: str = ""
+    """A running Ray cluster to join; by default a local one is started."""
+
+
+class Durability(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much work a crash may cost."""
+
+    checkpoint_every_steps: int = 10
+    progress_every_ms: int = 500
+
+
+class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing leaves the process unless the standard OTEL_EXPORTER_OTLP_ENDPOINT variables say where to."""
+
+    log_format: str = "console"
+    log_level: str = "info"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be configured, with working defaults."""
+
+    data_dir: Path = Path("var")
+    database_url: str = ""
+    models_dir: Path | None = None
+    catalog: Path | None = None
+    costs: Path | None = None
+    planner: str = "edf"
+    planner_parameters: dict[str, bool | int | float | str] = {}
+    http: Http = Http()
+    limits: Limits = Limits()
+    cluster: Cluster = Cluster()
+    durability: Durability = Durability()
+    telemetry: Telemetry = Telemetry()
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL; SQLite in the data directory by default."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute()}/genserve.db"
+
+    @property
+    def models(self) -> Path:
+        return self.models_dir or self.data_dir / "models"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.data_dir / "artifacts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.data_dir / "checkpoints"
+
+
+def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from a file (optional) and the environment.
+
+    Raises CallerError ``invalid_config`` that names the key and the file or variable at fault.
+    """
+    tree = _read(path) if path else {}
+    for name, value in sorted((os.environ if environ is None else environ).items()):
+        if name.startswith(PREFIX):
+            _put(tree, name[len(PREFIX) :].lower().split("__"), value, name)
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise CallerError("invalid_config", f"{path or 'environment'}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise CallerError("invalid_config", f"{path}: {error}") from error
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: str, name: str) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise CallerError("invalid_config", f"{name}: {key} is not a section")
+    tree[keys[-1]] = value.split(",") if keys[-1] == "api_keys" else value

@@ -1,0 +1,120 @@
+"""The cluster as a value: every live request, segment and worker; not how it changes (see evolve).
+
+Only live requests are kept: a completed, cancelled or failed one leaves the state and stays in the log.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from genserve.domain.costs import CostData, CostTable
+from genserve.domain.request import Checkpoint, RequestSpec, Stage, Status
+
+
+class Request(Struct, frozen=True):
+    """A live request.
+
+    ``stage`` and ``step`` are what comes next: the stage to run and the denoising steps already done.
+    ``home`` names the worker whose memory holds its embeddings and latents, "" when none does.
+    ``pace_permille`` is measured over estimated step time of its last steps, 0 before the first.
+    """
+
+    spec: RequestSpec
+    submitted_us: int
+    status: Status = Status.WAITING
+    stage: Stage = Stage.ENCODE
+    step: int = 0
+    attempt: int = 0
+    segments: tuple[str, ...] = ()
+    home: str = ""
+    degree: int = 0
+    checkpoint: Checkpoint | None = None
+    started_us: int = 0
+    changed_us: int = 0
+    pauses: int = 0
+    regroups: int = 0
+    failures: int = 0
+    fatal: str = ""
+    cancelling: bool = False
+    stopping: bool = False
+    pace_permille: int = 0
+    told: str = ""
+
+    @property
+    def request_id(self) -> str:
+        return self.spec.request_id
+
+    @property
+    def steps_left(self) -> int:
+        return self.spec.steps - self.step
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for GPUs: not in any segment, not finishing, not being cancelled."""
+        return not self.segments and self.status is not Status.FINISHING and not self.cancelling
+
+
+class Segment(Struct, frozen=True):
+    """A stage of a batch, queued or running on a group; the first worker leads.
+
+    ``boundary_us`` is when the last boundary known to the log was passed, 0 before the start.
+    """
+
+    segment_id: str
+    request_ids: tuple[str, ...]
+    model: str
+    stage: Stage
+    workers: tuple[str, ...]
+    from_step: int | None
+    to_step: int
+    after: str = ""
+    decided_us: int = 0
+    started_us: int = 0
+    boundary_us: int = 0
+    yielding: bool = False
+
+    @property
+    def leader(self) -> str:
+        return self.workers[0]
+
+    @property
+    def degree(self) -> int:
+        return len(self.workers)
+
+    @property
+    def is_running(self) -> bool:
+        return self.started_us > 0
+
+
+class Worker(Struct, frozen=True):
+    """One GPU. ``queue`` holds its segments in the order in which it will run them."""
+
+    worker_id: str
+    incarnation: int
+    node: str = "node-0"
+    device: str = "cpu"
+    memory_bytes: int = 0
+    resident: tuple[tuple[str, Stage], ...] = ()
+    queue: tuple[str, ...] = ()
+
+
+class Pace(Struct, frozen=True):
+    """Running mean of measured over estimated step time for one class of requests."""
+
+    permille: int
+    samples: int
+
+
+class ClusterState(Struct, frozen=True):
+    """Everything a planner may look at. ``clock_us`` is the time of the decision being made."""
+
+    position: int = 0
+    recorded_us: int = 0
+    clock_us: int = 0
+    epoch: int = 0
+    planner_digest: str = ""
+    requests: dict[str, Request] = {}
+    segments: dict[str, Segment] = {}
+    workers: dict[str, Worker] = {}
+    pace: dict[str, Pace] = {}
+    costs: CostTable = CostTable(CostData(name="none"))

@@ -1,0 +1,298 @@
+"""evolve(state, recorded) -> state: the only way the cluster changes; not a place for decisions.
+
+Total over every event: facts about requests, segments or workers that are already gone change nothing,
+because late messages are normal. One handler per fact, in the order of events.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from genserve.domain import events as e
+from genserve.domain.cluster import ClusterState, Pace, Request, Segment, Worker
+from genserve.domain.costs import CostTable
+from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
+from genserve.domain.plan import Cancel, Start, Yield
+from genserve.domain.request import Checkpoint, Stage, Status
+
+FOLD_VERSION = 1
+"""Raised whenever folding an old log gives another state: snapshots of other versions are not used."""
+
+
+def evolve(state: ClusterState, recorded: e.Recorded) -> ClusterState:
+    """The state after one more event."""
+    return fold(state, (recorded,))
+
+
+def fold(state: ClusterState, batch: Iterable[e.Recorded]) -> ClusterState:
+    """The state after a batch of events, in order; equal to evolving one by one, with one copy of the maps."""
+    draft = Draft(state)
+    recorded = None
+    for recorded in batch:
+        handler = _HANDLERS.get(type(recorded.event))
+        if handler is not None:
+            draft.now_us = recorded.recorded_us
+            handler(draft, recorded.event, recorded)
+    return state if recorded is None else draft.freeze(recorded)
+
+
+# ── request facts ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _request_submitted(draft: Draft, event: e.RequestSubmitted, recorded: e.Recorded) -> None:
+    spec = event.request
+    if spec.request_id not in draft.requests:
+        now = recorded.recorded_us
+        draft.requests[spec.request_id] = Request(spec=spec, submitted_us=now, changed_us=now)
+
+
+def _cancel_requested(draft: Draft, event: e.CancelRequested, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is not None:
+        draft.requests[request.request_id] = replace(request, cancelling=True)
+
+
+def _stage_started(draft: Draft, event: e.StageStarted, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is None or event.attempt != request.attempt:
+        return
+    now = recorded.recorded_us
+    segment = draft.segments.get(event.segment_id)
+    if segment is not None and not segment.started_us:
+        draft.segments[event.segment_id] = replace(segment, started_us=now, boundary_us=now, from_step=event.from_step)
+    degree = len(event.workers)
+    is_denoise = event.stage is Stage.DENOISE
+    draft.requests[request.request_id] = replace(
+        request,
+        status=Status.RUNNING,
+        started_us=request.started_us or now,
+        changed_us=now,
+        regroups=request.regroups + (is_denoise and request.degree not in (0, degree)),
+        degree=degree if is_denoise else request.degree,
+    )
+
+
+def _steps_finished(draft: Draft, event: e.StepsFinished, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is None or event.attempt != request.attempt:
+        return
+    segment = draft.segments.get(event.segment_id)
+    if segment is not None:
+        draft.segments[event.segment_id] = replace(segment, boundary_us=recorded.recorded_us)
+    permille = _learn_pace(draft, request, event)
+    draft.requests[request.request_id] = replace(
+        request, step=max(request.step, event.to_step), changed_us=recorded.recorded_us, pace_permille=permille
+    )
+
+
+def _learn_pace(draft: Draft, request: Request, event: e.StepsFinished) -> int:
+    """Measured over estimated, kept for the request and, as a running mean, for its class."""
+    steps = event.to_step - event.from_step
+    if steps <= 0:
+        return request.pace_permille
+    spec = request.spec
+    expected = draft.costs.step_us(spec.model, spec.shape, degree=event.degree, batch=event.batch) * steps
+    permille = event.took_us * 1000 // max(1, expected)
+    key = f"{spec.model}/{spec.shape}"
+    old = draft.pace.get(key, Pace(1000, 0))
+    weight = max(10, 100 // (old.samples + 1))
+    mean = (old.permille * (100 - weight) + permille * weight) // 100
+    draft.pace = {**draft.pace, key: Pace(mean, old.samples + 1)}
+    return permille
+
+
+def _stage_finished(draft: Draft, event: e.StageFinished, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is None or event.attempt != request.attempt:
+        return
+    segment = draft.segments.get(event.segment_id)
+    home = segment.leader if segment is not None else request.home
+    leave(draft, event.segment_id, request.request_id)
+    draft.requests[request.request_id] = replace(
+        _advanced(request, event.stage, home),
+        segments=without(request.segments, event.segment_id),
+        changed_us=recorded.recorded_us,
+    )
+
+
+def _advanced(request: Request, finished: Stage, home: str) -> Request:
+    if finished is Stage.ENCODE:
+        return replace(request, stage=Stage.DENOISE, home=home)
+    if finished is Stage.DENOISE:
+        return replace(request, stage=Stage.DECODE, step=request.spec.steps, home=home)
+    return replace(request, status=Status.FINISHING, stage=Stage.DECODE, home="")
+
+
+def _request_paused(draft: Draft, event: e.RequestPaused, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is None or event.attempt != request.attempt:
+        return
+    leave_all(draft, request)
+    ran = request.status is Status.RUNNING
+    has_begun = event.home != "" or request.checkpoint is not None
+    draft.requests[request.request_id] = replace(
+        request,
+        status=Status.PAUSED if has_begun else Status.WAITING,
+        step=event.step,
+        home=event.home,
+        segments=(),
+        pauses=request.pauses + ran,
+        changed_us=recorded.recorded_us,
+    )
+
+
+def _latents_checkpointed(draft: Draft, event: e.LatentsCheckpointed, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is not None:
+        checkpoint = Checkpoint(event.step, event.attempt, event.uri, event.size_bytes, event.sha256)
+        draft.requests[request.request_id] = replace(request, checkpoint=checkpoint)
+
+
+def _attempt_failed(draft: Draft, event: e.AttemptFailed, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is not None and event.attempt == request.attempt:
+        next_attempt(draft, request, failures=1, fatal="" if event.retryable else event.code)
+
+
+def _request_ended(draft: Draft, event: e.AnyEvent, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is not None:
+        leave_all(draft, request)
+        del draft.requests[request.request_id]
+
+
+# ── worker facts ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _worker_joined(draft: Draft, event: e.WorkerJoined, recorded: e.Recorded) -> None:
+    old = draft.workers.get(event.worker_id)
+    if old is not None and event.incarnation <= old.incarnation:
+        return
+    _drop_worker(draft, event.worker_id)
+    draft.workers[event.worker_id] = Worker(
+        event.worker_id, event.incarnation, event.node, event.device, event.memory_bytes, event.resident
+    )
+
+
+def _worker_lost(draft: Draft, event: e.WorkerLost, recorded: e.Recorded) -> None:
+    worker = draft.workers.get(event.worker_id)
+    if worker is not None and worker.incarnation <= event.incarnation:
+        _drop_worker(draft, event.worker_id)
+
+
+def _drop_worker(draft: Draft, worker_id: str) -> None:
+    worker = draft.workers.pop(worker_id, None)
+    if worker is None:
+        return
+    for segment_id in worker.queue:
+        segment = draft.segments.get(segment_id)
+        for request_id in segment.request_ids if segment else ():
+            request = draft.requests[request_id]
+            next_attempt(draft, request, failures=int(request.status is Status.RUNNING))
+    for request in tuple(draft.requests.values()):
+        if request.home == worker_id and request.status is not Status.FINISHING:
+            next_attempt(draft, request, failures=0)
+
+
+def _stage_loaded(draft: Draft, event: e.StageLoaded, recorded: e.Recorded) -> None:
+    worker = draft.workers.get(event.worker_id)
+    if worker is not None and (event.model, event.stage) not in worker.resident:
+        resident = tuple(sorted((*worker.resident, (event.model, event.stage))))
+        draft.workers[event.worker_id] = replace(worker, resident=resident)
+
+
+def _stage_unloaded(draft: Draft, event: e.StageUnloaded, recorded: e.Recorded) -> None:
+    worker = draft.workers.get(event.worker_id)
+    if worker is not None:
+        resident = tuple(r for r in worker.resident if r != (event.model, event.stage))
+        draft.workers[event.worker_id] = replace(worker, resident=resident)
+
+
+# ── scheduler facts ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _leader_elected(draft: Draft, event: e.LeaderElected, recorded: e.Recorded) -> None:
+    draft.epoch = event.epoch
+
+
+def _planner_changed(draft: Draft, event: e.PlannerChanged, recorded: e.Recorded) -> None:
+    draft.planner_digest = event.digest
+
+
+def _costs_updated(draft: Draft, event: e.CostsUpdated, recorded: e.Recorded) -> None:
+    draft.costs = CostTable(event.costs)
+
+
+def _plan_decided(draft: Draft, event: e.PlanDecided, recorded: e.Recorded) -> None:
+    for action in event.actions:
+        if isinstance(action, Start):
+            _apply_start(draft, action, event.clock_us)
+        elif isinstance(action, Yield):
+            segment = draft.segments.get(action.segment_id)
+            if segment is not None:
+                draft.segments[action.segment_id] = replace(segment, yielding=True)
+        elif isinstance(action, Cancel):
+            request = draft.requests.get(action.request_id)
+            if request is not None:
+                draft.requests[action.request_id] = replace(request, stopping=True)
+    for waiting in event.waiting:
+        request = draft.requests.get(waiting.request_id)
+        if request is not None:
+            draft.requests[waiting.request_id] = replace(request, told=waiting.reason)
+
+
+def _apply_start(draft: Draft, start: Start, clock_us: int) -> None:
+    if not (draft.requests.keys() >= {*start.request_ids} and draft.workers.keys() >= {*start.workers}):
+        return
+    segment = Segment(
+        start.segment_id,
+        start.request_ids,
+        start.model,
+        start.stage,
+        start.workers,
+        start.from_step,
+        start.to_step,
+        start.after,
+        clock_us,
+    )
+    draft.segments[start.segment_id] = segment
+    for request_id in start.request_ids:
+        request = draft.requests[request_id]
+        draft.requests[request_id] = replace(request, segments=(*request.segments, start.segment_id), told="")
+    for worker_id in start.workers:
+        worker = draft.workers[worker_id]
+        draft.workers[worker_id] = replace(worker, queue=(*worker.queue, start.segment_id))
+
+
+def _action_refused(draft: Draft, event: e.ActionRefused, recorded: e.Recorded) -> None:
+    """Whatever the worker missed, disk is the truth: back to the checkpoint, so that refusals end."""
+    segment = draft.segments.get(event.segment_id)
+    for request_id in segment.request_ids if segment else ():
+        next_attempt(draft, draft.requests[request_id], failures=1)
+
+
+_HANDLERS: dict[type[e.Event], Callable[[Draft, Any, e.Recorded], None]] = {
+    e.RequestSubmitted: _request_submitted,
+    e.CancelRequested: _cancel_requested,
+    e.StageStarted: _stage_started,
+    e.StepsFinished: _steps_finished,
+    e.StageFinished: _stage_finished,
+    e.RequestPaused: _request_paused,
+    e.LatentsCheckpointed: _latents_checkpointed,
+    e.AttemptFailed: _attempt_failed,
+    e.RequestCompleted: _request_ended,
+    e.RequestCancelled: _request_ended,
+    e.RequestFailed: _request_ended,
+    e.WorkerJoined: _worker_joined,
+    e.WorkerLost: _worker_lost,
+    e.StageLoaded: _stage_loaded,
+    e.StageUnloaded: _stage_unloaded,
+    e.LeaderElected: _leader_elected,
+    e.PlannerChanged: _planner_changed,
+    e.CostsUpdated: _costs_updated,
+    e.PlanDecided: _plan_decided,
+    e.ActionRefused: _action_refused,
+}

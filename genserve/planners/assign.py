@@ -1,0 +1,184 @@
+"""Turn wishes in priority order into actions with few interruptions; not where priorities come from.
+
+Shared by every policy that can say "these requests, in this order, at these degrees".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from genserve.domain.cluster import ClusterState, Request, Segment, Worker
+from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
+from genserve.domain.request import Stage
+
+
+class Wish(Struct, frozen=True):
+    """A batch (usually of one) that should run at a degree, and why."""
+
+    request_ids: tuple[str, ...]
+    degree: int
+    reason: str
+
+
+def assign(state: ClusterState, wishes: Sequence[Wish], *, preemptive: bool) -> Plan:
+    """Give GPUs to wishes in order; what runs keeps its GPUs unless ``preemptive`` and something before it needs them.
+
+    A start goes to free GPUs first, then behind segments that are about to end (a yield under way, a decode),
+    so that no GPU idles while the news travels.
+    """
+    return _Assignment(state, wishes, preemptive=preemptive).plan()
+
+
+def chain(
+    requests: Sequence[Request], workers: tuple[str, ...], *, ids: SegmentIds, after: str, reason: str
+) -> list[Start]:
+    """The segments that finish a batch from where it stands: encode and decode on the leader, denoise on the group."""
+    first = requests[0]
+    names = tuple(r.request_id for r in requests)
+    stages = {Stage.ENCODE: (Stage.ENCODE, Stage.DENOISE, Stage.DECODE), Stage.DENOISE: (Stage.DENOISE, Stage.DECODE)}
+    starts: list[Start] = []
+    for stage in stages.get(first.stage, (Stage.DECODE,)):
+        is_denoise = stage is Stage.DENOISE
+        start = Start(
+            ids.take(),
+            names,
+            first.spec.model,
+            stage,
+            workers if is_denoise else workers[:1],
+            reason,
+            first.step if is_denoise else 0,
+            first.spec.steps if is_denoise else 0,
+            after,
+        )
+        starts.append(start)
+        after = start.segment_id
+    return starts
+
+
+class SegmentIds:
+    """Deterministic, unique ids for the segments of one decision."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._prefix = f"s{state.position}"
+        self._count = 0
+
+    def take(self) -> str:
+        self._count += 1
+        return f"{self._prefix}-{self._count}"
+
+
+class _Assignment:
+    def __init__(self, state: ClusterState, wishes: Sequence[Wish], *, preemptive: bool) -> None:
+        self.state = state
+        self.wishes = wishes
+        self.preemptive = preemptive
+        self.ids = SegmentIds(state)
+        self.actions: list[AnyAction] = []
+        self.free = {w.worker_id: "" for w in sorted(state.workers.values(), key=_by_id) if not w.queue}
+        self.soon = {w: s for w, s in self._ending() if w not in self.free}
+
+    def plan(self) -> Plan:
+        chosen = self._choose()
+        unstarted = [w for w in self.wishes if self._is_idle(w) and w in chosen]
+        if self.preemptive:
+            self._yield_for(unstarted, chosen)
+        waiting = [w for w in self.wishes if self._is_idle(w) and not (w in chosen and self._try_start(w))]
+        note = "" if self.actions else ("all GPUs are taken" if waiting else "nothing waits")
+        return Plan(tuple(self.actions), tuple(self._explain(waiting)), note)
+
+    def _is_idle(self, wish: Wish) -> bool:
+        return all(self.state.requests[r].is_idle for r in wish.request_ids)
+
+    def _choose(self) -> list[Wish]:
+        """The wishes that get GPUs if all could be rearranged at once."""
+        budget = len(self.state.workers)
+        if not self.preemptive:
+            budget -= sum(len(w.queue) > 0 and w.worker_id not in self.soon for w in self.state.workers.values())
+        chosen = []
+        for wish in self.wishes:
+            if not self.preemptive and not self._is_idle(wish):
+                continue
+            if wish.degree <= budget:
+                chosen.append(wish)
+                budget -= wish.degree
+        return chosen
+
+    def _yield_for(self, unstarted: list[Wish], chosen: list[Wish]) -> None:
+        """Ask the least important runners to stop until enough GPUs come free."""
+        missing = sum(w.degree for w in unstarted) - len(self.free) - len(self.soon)
+        for wish in reversed(self.wishes):
+            if missing <= 0:
+                return
+            segment = None if wish in chosen else self._find_stoppable(wish)
+            if segment is not None:
+                self.actions.append(Yield(segment.segment_id, f"gives way to {unstarted[0].request_ids[0]}"))
+                self.soon.update(dict.fromkeys(segment.workers, segment.segment_id))
+                missing -= segment.degree
+
+    def _find_stoppable(self, wish: Wish) -> Segment | None:
+        """The denoising segment of a runner; encodes and decodes are short and end by themselves."""
+        for segment_id in self.state.requests[wish.request_ids[0]].segments:
+            segment = self.state.segments[segment_id]
+            if segment.stage is Stage.DENOISE and not segment.yielding and segment.after not in self.state.segments:
+                return segment
+        return None
+
+    def _ending(self) -> Iterable[tuple[str, str]]:
+        """Workers that come free without anyone's doing, and the segment they wait for."""
+        for worker in sorted(self.state.workers.values(), key=_by_id):
+            queue = [self.state.segments[s] for s in worker.queue]
+            if queue and (queue[0].yielding or (queue[0].stage is Stage.DECODE and queue[0].is_running)):
+                later = [s for s in queue[1:] if not set(s.request_ids) <= set(queue[0].request_ids)]
+                if not later:
+                    yield worker.worker_id, queue[0].segment_id
+
+    def _try_start(self, wish: Wish) -> bool:
+        requests = [self.state.requests[r] for r in wish.request_ids]
+        group = self._find_group(wish.degree, requests[0].home)
+        if group is None:
+            return False
+        after = next((s for s in (self.free.pop(w, "") or self.soon.pop(w, "") for w in group) if s), "")
+        self.actions.extend(chain(requests, group, ids=self.ids, after=after, reason=wish.reason))
+        return True
+
+    def _find_group(self, degree: int, home: str) -> tuple[str, ...] | None:
+        """Workers for a start: on the home of its latents if possible, on idle GPUs rather than on busy ones."""
+        for pool in (self.free, {**self.free, **self.soon}):
+            if degree == 1 and home in pool:
+                return (home,)
+            group = find_aligned_group(self.state, pool, degree=degree)
+            if group is not None:
+                return group if home not in group else (home, *(w for w in group if w != home))
+        return None
+
+    def _explain(self, waiting: Sequence[Wish]) -> Iterable[Waiting]:
+        for wish in waiting:
+            for request_id in wish.request_ids:
+                if not self.state.workers:
+                    yield Waiting(request_id, "no worker has joined")
+                else:
+                    yield Waiting(request_id, f"{wish.reason}: requests before it hold the GPUs")
+
+
+def find_aligned_group(state: ClusterState, pool: Iterable[str], *, degree: int) -> tuple[str, ...] | None:
+    """The first aligned block of ``degree`` workers of one node that all lie in ``pool``.
+
+    Aligned power-of-two blocks are the only groups that workers create in advance.
+    """
+    usable = set(pool)
+    nodes: dict[str, list[str]] = {}
+    for worker in sorted(state.workers.values(), key=_by_id):
+        nodes.setdefault(worker.node, []).append(worker.worker_id)
+    for members in nodes.values():
+        for start in range(0, len(members) - degree + 1, degree):
+            block = tuple(members[start : start + degree])
+            if usable.issuperset(block):
+                return block
+    return None
+
+
+def _by_id(worker: Worker) -> tuple[str, str]:
+    """Total order of workers: by node, then by id."""
+    return worker.node, worker.worker_id

@@ -1,0 +1,47 @@
+"""Planners by name, ours and those of other packages; not their parameters' meaning.
+
+Another package adds one with an entry point in the group ``genserve.planners`` that names its Policy class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+import msgspec
+
+from genserve.errors import CallerError
+from genserve.planners.edf import Edf
+from genserve.planners.fifo import Fifo
+from genserve.planners.interface import Parameter, Planner, Policy
+from genserve.planners.sjf import Sjf
+from genserve.planners.srtf import Srtf
+
+GROUP = "genserve.planners"
+_BUILT_IN: tuple[type[Policy], ...] = (Fifo, Sjf, Srtf, Edf)
+
+
+def planner_types() -> dict[str, type[Policy]]:
+    """Every planner that can be built here, by name; ours win over a foreign one of the same name."""
+    foreign = {point.name: point.load() for point in entry_points(group=GROUP)}
+    return {**foreign, **{cls.title: cls for cls in _BUILT_IN}}
+
+
+def build_planner(name: str, parameters: Mapping[str, Parameter] | None = None) -> Planner:
+    """The planner of that name.
+
+    Raises CallerError ``unknown_planner`` or ``invalid_planner_parameter``.
+    """
+    types = planner_types()
+    if name not in types:
+        raise CallerError("unknown_planner", f"no planner is called {name!r}; there are {', '.join(sorted(types))}")
+    cls = types[name]
+    unknown = set(parameters or {}) - set(cls.__struct_fields__)
+    if unknown:
+        known = ", ".join(cls.__struct_fields__) or "none"
+        raise CallerError("invalid_planner_parameter", f"{name} has no {sorted(unknown)}; its parameters: {known}")
+    try:
+        planner: Planner = msgspec.convert(dict(parameters or {}), cls)  # type: ignore[assignment]
+    except msgspec.ValidationError as error:
+        raise CallerError("invalid_planner_parameter", f"{name}: {error}") from error
+    return planner

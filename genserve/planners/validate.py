@@ -1,0 +1,133 @@
+"""Is a plan legal in a state? Not whether it is wise.
+
+Checked before a plan is recorded, live and in simulation, so that an illegal one never reaches a worker.
+"""
+
+from __future__ import annotations
+
+from genserve.domain.cluster import ClusterState, Request
+from genserve.domain.plan import Cancel, Load, Plan, Start, Unload, Yield
+from genserve.domain.request import Stage, Status
+
+_ORDER = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
+
+
+def find_faults(state: ClusterState, plan: Plan) -> list[str]:
+    """What is illegal about the plan, in words that name the ids; empty when it may be recorded."""
+    check = _Check(state)
+    for action in plan.actions:
+        if isinstance(action, Start):
+            check.start(action)
+        elif isinstance(action, Yield):
+            check.yields(action)
+        elif isinstance(action, Cancel):
+            check.known_request(action.request_id, "cancelled")
+        elif isinstance(action, Load | Unload):
+            check.known_worker(action.worker_id)
+    return check.faults
+
+
+class _Check:
+    """Walks the actions in order and keeps track of what the earlier ones would change."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self.state = state
+        self.faults: list[str] = []
+        self.queues = {w.worker_id: list(w.queue) for w in state.workers.values()}
+        self.yielding = {s.segment_id for s in state.segments.values() if s.yielding}
+        self.expected: dict[str, tuple[Stage, int | None]] = {}
+        self.started: dict[str, Start] = {}
+
+    def fault(self, message: str) -> None:
+        self.faults.append(message)
+
+    def known_request(self, request_id: str, verb: str) -> Request | None:
+        request = self.state.requests.get(request_id)
+        if request is None:
+            self.fault(f"{request_id} is {verb} but is not a live request")
+        return request
+
+    def known_worker(self, worker_id: str) -> bool:
+        if worker_id not in self.state.workers:
+            self.fault(f"{worker_id} is not a worker of this cluster")
+            return False
+        return True
+
+    def yields(self, action: Yield) -> None:
+        segment = self.state.segments.get(action.segment_id)
+        if segment is None:
+            self.fault(f"segment {action.segment_id} yields but does not exist")
+        elif segment.yielding:
+            self.fault(f"segment {action.segment_id} is already yielding")
+        self.yielding.add(action.segment_id)
+
+    def start(self, start: Start) -> None:
+        name = f"start of {start.segment_id}"
+        if start.segment_id in self.state.segments or start.segment_id in self.started:
+            self.fault(f"{name}: the id is taken")
+        if not start.request_ids or len(set(start.request_ids)) != len(start.request_ids):
+            self.fault(f"{name}: a batch names each request once, got {start.request_ids}")
+        self._check_group(name, start)
+        self._check_after(name, start)
+        for request_id in start.request_ids:
+            self._check_member(name, start, request_id)
+        self._check_batch(name, start)
+        self.started[start.segment_id] = start
+
+    def _check_group(self, name: str, start: Start) -> None:
+        degree = len(start.workers)
+        if degree == 0 or degree & (degree - 1) or len(set(start.workers)) != degree:
+            self.fault(f"{name}: a group has 1, 2, 4, ... different workers, got {start.workers}")
+        if start.stage is not Stage.DENOISE and degree != 1:
+            self.fault(f"{name}: {start.stage} takes one GPU, got {degree}")
+        known = [w for w in start.workers if self.known_worker(w)]
+        if len({self.state.workers[w].node for w in known}) > 1:
+            self.fault(f"{name}: the group {start.workers} crosses nodes")
+        for worker_id in known:
+            queue = self.queues[worker_id]
+            if queue and not start.after:
+                self.fault(f"{name}: {worker_id} is busy with {queue[-1]}")
+            queue.append(start.segment_id)
+
+    def _check_after(self, name: str, start: Start) -> None:
+        if start.after and start.after not in self.state.segments and start.after not in self.started:
+            self.fault(f"{name}: waits for {start.after}, which does not exist")
+
+    def _check_member(self, name: str, start: Start, request_id: str) -> None:
+        request = self.known_request(request_id, "started")
+        if request is None:
+            return
+        if request.cancelling or request.status is Status.FINISHING or request.spec.model != start.model:
+            self.fault(f"{name}: {request_id} cannot run ({request.status}, model {request.spec.model})")
+        stage, step = self.expected.get(request_id) or self._position(request)
+        if start.stage is not stage:
+            self.fault(f"{name}: {request_id} is at {stage}, not at {start.stage}")
+        fits = start.from_step == step and (step or 0) < start.to_step <= request.spec.steps
+        if start.stage is Stage.DENOISE and not fits:
+            self.fault(f"{name}: {request_id} is at step {step}, asked for {start.from_step} to {start.to_step}")
+        self.expected[request_id] = self._beyond(request, start)
+
+    def _position(self, request: Request) -> tuple[Stage, int | None]:
+        """Where the request will be when its queued segments have run."""
+        live = [self.state.segments[s] for s in request.segments if s in self.state.segments]
+        if any(s.segment_id in self.yielding for s in live):
+            return request.stage, None
+        if not live:
+            return request.stage, request.step
+        last = live[-1]
+        if last.stage is Stage.DENOISE and last.to_step < request.spec.steps:
+            return Stage.DENOISE, last.to_step
+        return self._following(last.stage), request.spec.steps if last.stage is Stage.DENOISE else request.step
+
+    def _beyond(self, request: Request, start: Start) -> tuple[Stage, int | None]:
+        if start.stage is Stage.DENOISE and start.to_step < request.spec.steps:
+            return Stage.DENOISE, start.to_step
+        return self._following(start.stage), request.spec.steps if start.stage is Stage.DENOISE else request.step
+
+    def _following(self, stage: Stage) -> Stage:
+        return _ORDER[min(_ORDER.index(stage) + 1, 2)]
+
+    def _check_batch(self, name: str, start: Start) -> None:
+        members = [self.state.requests[r] for r in start.request_ids if r in self.state.requests]
+        if len({m.spec.batch_key for m in members}) > 1:
+            self.fault(f"{name}: {start.request_ids} differ in model, shape, steps or guidance")

@@ -1,0 +1,120 @@
+"""The loop: fold what was committed, act on decisions, decide anew; not where events are stored or GPUs driven.
+
+There is one. With a journal and workers behind it, it is production; with a heap and a cost table, the simulator;
+with yesterday's events and a comparison in place of ``observe``, the auditor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from genserve.domain import events as e
+from genserve.domain.cluster import ClusterState
+from genserve.domain.evolve import fold
+from genserve.domain.ids import SCHEDULER_STREAM
+from genserve.domain.plan import Plan, Waiting
+from genserve.errors import InvariantBroken
+from genserve.planners.interface import Planner
+from genserve.planners.validate import find_faults
+from genserve.scheduling.digest import state_digest
+from genserve.scheduling.settle import cancels, verdicts
+
+_NO_TRIGGER = (e.PlanDecided, e.StageStarted, e.StepsFinished, e.LatentsCheckpointed, e.ArtifactStored)
+"""Facts that give no reason to decide anew: a boundary passed as planned is no news."""
+
+MAX_TOLD = 64
+"""Waiting reasons told per decision; the rest is told by the next ones, so a decision's size is bounded."""
+
+
+class Dispatcher(Protocol):
+    """Carries committed decisions to workers."""
+
+    def dispatch(self, recorded: e.Recorded) -> None:
+        """Act on a PlanDecided that is committed; must not block and must not fail."""
+
+
+class Loop:
+    """Holds the state, the planner and its memory.
+
+    ``observe`` is called with each committed batch, in log order, and answers with facts to be recorded
+    right behind it, ahead of anybody else's. Decide, record, act: always in that order.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        *,
+        dispatcher: Dispatcher,
+        state: ClusterState | None = None,
+        memory: Any = None,
+        digest: Callable[[ClusterState], str] = state_digest,
+    ) -> None:
+        self.planner = planner
+        self.state = state or ClusterState()
+        self.memory = planner.begin() if memory is None else memory
+        self.wake_at_us = 0
+        self._dispatcher = dispatcher
+        self._digest = digest
+        self._is_due = True
+
+    def observe(self, batch: Sequence[e.Recorded], now_us: int) -> list[tuple[str, e.AnyEvent]]:
+        """Fold a committed batch, act on the decisions in it, and answer what follows from it."""
+        self.fold(batch)
+        for recorded in batch:
+            if type(recorded.event) is e.PlanDecided:
+                self._dispatcher.dispatch(recorded)
+        return self.react(now_us)
+
+    def fold(self, batch: Sequence[e.Recorded]) -> None:
+        """Take committed events in without acting on them: recovery and replay begin here."""
+        self.state = fold(self.state, batch)
+        for recorded in batch:
+            self.memory = self.planner.remember(self.memory, recorded)
+            self._is_due = self._is_due or type(recorded.event) not in _NO_TRIGGER
+
+    def react(self, now_us: int) -> list[tuple[str, e.AnyEvent]]:
+        """Ends that are due; else a decision, if there is a reason to decide and something came of it."""
+        if not self._is_due and not 0 < self.wake_at_us <= now_us:
+            return []
+        ends = verdicts(self.state)
+        if ends:
+            return ends
+        self._is_due = False
+        decided = self.decide(now_us)
+        self.wake_at_us = decided.wake_at_us
+        return [(SCHEDULER_STREAM, decided)] if decided.actions or decided.waiting else []
+
+    def decide(self, now_us: int) -> e.PlanDecided:
+        """Ask the planner about the state as it is at ``now_us``.
+
+        Raises InvariantBroken ``illegal_plan``: a planner that plans nonsense is a bug, found before it is recorded.
+        """
+        began_ns = time.perf_counter_ns()
+        state = replace(self.state, clock_us=max(now_us, self.state.recorded_us))
+        plan = self.planner.plan(state, self.memory)
+        plan = replace(plan, actions=(*cancels(state), *plan.actions), waiting=self._news(plan))
+        faults = find_faults(state, plan)
+        if faults:
+            raise InvariantBroken("illegal_plan", f"{self.planner.name} at {state.position}: {'; '.join(faults)}")
+        return e.PlanDecided(
+            input_position=state.position,
+            clock_us=state.clock_us,
+            planner=self.planner.name,
+            planner_digest=self.planner.digest,
+            costs_digest=state.costs.digest,
+            state_digest=self._digest(state),
+            actions=plan.actions,
+            waiting=plan.waiting,
+            note=plan.note,
+            wake_at_us=plan.wake_at_us,
+            took_us=(time.perf_counter_ns() - began_ns) // 1000,
+        )
+
+    def _news(self, plan: Plan) -> tuple[Waiting, ...]:
+        """Reasons that differ from what was last told."""
+        requests = self.state.requests
+        return tuple(w for w in plan.waiting if requests[w.request_id].told != w.reason)[:MAX_TOLD]

@@ -1,0 +1,41 @@
+"""What every policy has in common: ends that follow from the state alone; not scheduling."""
+
+from __future__ import annotations
+
+from genserve.domain.cluster import ClusterState, Request
+from genserve.domain.events import AnyEvent, RequestCancelled, RequestFailed
+from genserve.domain.ids import request_stream
+from genserve.domain.plan import Cancel
+from genserve.domain.request import Status
+
+MAX_FAILURES = 4
+"""How many failed attempts a request may cost before it is given up: one bad request must not eat the pool."""
+
+
+def verdicts(state: ClusterState) -> list[tuple[str, AnyEvent]]:
+    """Requests whose end is due: cancelled while in no segment, failed for good, or out of attempts."""
+    ends = []
+    for request in sorted(state.requests.values(), key=lambda r: r.request_id):
+        verdict = _find_verdict(request)
+        if verdict is not None:
+            ends.append((request_stream(request.request_id), verdict))
+    return ends
+
+
+def _find_verdict(request: Request) -> AnyEvent | None:
+    if request.cancelling and not request.segments and request.status is not Status.FINISHING:
+        return RequestCancelled("cancel requested")
+    if request.fatal:
+        return RequestFailed(request.fatal, f"attempt {request.attempt} failed and may not be repeated")
+    if request.failures > MAX_FAILURES:
+        return RequestFailed("attempts_exhausted", f"{request.failures} attempts failed, {MAX_FAILURES} are allowed")
+    return None
+
+
+def cancels(state: ClusterState) -> tuple[Cancel, ...]:
+    """Orders to stop what is cancelled but still in a segment and not yet told so."""
+    return tuple(
+        Cancel(r.request_id, "cancel requested")
+        for r in sorted(state.requests.values(), key=lambda r: r.request_id)
+        if r.cancelling and r.segments and not r.stopping
+    )
