@@ -1,0 +1,54 @@
+"""The event store: one ordered, durable, tamper-evident log per cell, and the read models beside it."""
+
+from genserve.journal.contract import (
+    ANY,
+    ArtifactRow,
+    Head,
+    IdempotencyKey,
+    Producer,
+    Reader,
+    Receipt,
+    Snapshot,
+    Storage,
+    StoredKey,
+    Unit,
+)
+from genserve.journal.errors import (
+    Fenced,
+    IdempotencyConflict,
+    InvalidAppend,
+    JournalStopped,
+    JournalUnavailable,
+    LeaseHeld,
+    UnknownEvent,
+    VersionConflict,
+)
+from genserve.journal.journal import Journal
+from genserve.journal.memory import MemoryStorage
+from genserve.journal.views import DELETED, RequestRow
+
+__all__ = [
+    "ANY",
+    "DELETED",
+    "ArtifactRow",
+    "Fenced",
+    "Head",
+    "IdempotencyConflict",
+    "IdempotencyKey",
+    "InvalidAppend",
+    "Journal",
+    "JournalStopped",
+    "JournalUnavailable",
+    "LeaseHeld",
+    "MemoryStorage",
+    "Producer",
+    "Reader",
+    "Receipt",
+    "RequestRow",
+    "Snapshot",
+    "Storage",
+    "StoredKey",
+    "Unit",
+    "UnknownEvent",
+    "VersionConflict",
+]
