@@ -30,7 +30,7 @@ class Built(msgspec.Struct, frozen=True):
 
 
 def build_models(
-    directory: Path | str, catalog: Catalog, progress: Callable[[str], None] = lambda line: None
+    directory: Path | str, catalog: Catalog, progress: Callable[[str], None] = lambda _: None
 ) -> list[Built]:
     """Make every small checkpoint that is absent or was built from another recipe.
 
