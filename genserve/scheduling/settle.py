@@ -15,11 +15,11 @@ MAX_FAILURES = 4
 def verdicts(state: ClusterState) -> list[tuple[str, AnyEvent]]:
     """Requests whose end is due: cancelled while in no segment, failed for good, or out of attempts."""
     ends = []
-    for request in sorted(state.requests.values(), key=lambda r: r.request_id):
+    for request in state.requests.values():
         verdict = _find_verdict(request)
         if verdict is not None:
             ends.append((request_stream(request.request_id), verdict))
-    return ends
+    return sorted(ends, key=lambda end: end[0])
 
 
 def _find_verdict(request: Request) -> AnyEvent | None:
@@ -34,8 +34,5 @@ def _find_verdict(request: Request) -> AnyEvent | None:
 
 def cancels(state: ClusterState) -> tuple[Cancel, ...]:
     """Orders to stop what is cancelled but still in a segment and not yet told so."""
-    return tuple(
-        Cancel(r.request_id, "cancel requested")
-        for r in sorted(state.requests.values(), key=lambda r: r.request_id)
-        if r.cancelling and r.segments and not r.stopping
-    )
+    due = [r.request_id for r in state.requests.values() if r.cancelling and r.segments and not r.stopping]
+    return tuple(Cancel(request_id, "cancel requested") for request_id in sorted(due))

@@ -1,0 +1,88 @@
+"""Actors as Ray actors: named, detached, restarted for ever; every Ray call of ours but Serve's is here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from actors.framework.runtime import Ref, UnreachableError
+
+NAMESPACE = "genserve"
+
+
+class RayRuntime:
+    """Finds and makes actors in our namespace.
+
+    Guarantee: an actor that dies is started again by Ray, empty. Calls to it fail with UnreachableError and are not
+    repeated: whoever calls knows whether repeating is safe.
+    """
+
+    def __init__(self, **defaults: Any) -> None:
+        self._defaults = defaults
+
+    async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, **options: Any) -> Ref:
+        actor_class = ray.remote(_Skin)
+        settings: dict[str, Any] = {"max_restarts": -1, "max_concurrency": 1000, "num_cpus": 0, **self._defaults}
+        handle: Any = actor_class.options(
+            name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **{**settings, **options}
+        ).remote(factory, args)
+        return RayRef(name, handle)
+
+    def find(self, name: str) -> Ref:
+        return RayRef(name)
+
+    async def kill(self, name: str) -> None:
+        try:
+            handle = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+        except ValueError:
+            return
+        ray.kill(handle, no_restart=True)
+
+
+class RayRef:
+    """Address of a Ray actor; looked up at the first call, so that holding one needs no cluster."""
+
+    def __init__(self, name: str, handle: ActorHandle[Any] | None = None) -> None:
+        self.name = name
+        self._handle = handle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (RayRef, (self.name,))
+
+    async def ask(self, method: str, *args: Any) -> Any:
+        try:
+            handle = self._handle or await self._look_up()
+            return await handle.ask.remote(method, args)
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except (RayActorError, RayError) as error:
+            raise UnreachableError(f"{self.name} during {method}: {type(error).__name__}") from error
+
+    async def _look_up(self) -> ActorHandle[Any]:
+        try:
+            self._handle = await asyncio.to_thread(ray.get_actor, self.name, NAMESPACE)
+        except ValueError as error:
+            raise UnreachableError(f"no actor is called {self.name!r}") from error
+        return self._handle
+
+
+class _Skin:
+    """The only Ray actor class: holds a plain object and passes calls on to it."""
+
+    def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._actor = factory(RayRuntime(), *args)
+
+    async def ask(self, method: str, args: tuple[Any, ...]) -> Any:
+        result = getattr(self._actor, method)(*args)
+        return await result if asyncio.iscoroutine(result) else result
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """What the method raised, without Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else error

@@ -1,0 +1,185 @@
+"""The worker: owns one GPU, runs the segments it is told to run, in order; it decides nothing.
+
+Commands come in on the event loop; stages run on one thread of their own, which at every step boundary reads the
+segment's revision and goes on without waiting for anybody. Reports leave through the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from actors.framework.runtime import Runtime, UnreachableError
+from actors.outbox import Outbox
+from genserve.domain.request import Stage
+from genserve.errors import GenServeError
+from genserve.scheduling import protocol as p
+from genserve.scheduling.files import read_verified
+from genserve.scheduling.segments import Assignment, Revision, Runner, run_segment
+
+MAX_REMEMBERED = 1_000
+"""Ended segments whose ids are kept, so that a repeated command is recognised."""
+
+
+class Worker:
+    """Plain class; ``runtime`` reaches request actors and other workers.
+
+    A crash loses the latents in memory and the queue; whatever was reported and acknowledged is in the log.
+    """
+
+    def __init__(
+        self, runtime: Runtime, worker_id: str, make_runner: Callable[[], Runner], node: str = "node-0"
+    ) -> None:
+        self.worker_id = worker_id
+        self.incarnation = time.time_ns() // 1000
+        self._runtime = runtime
+        self._node = node
+        self._make_runner = make_runner
+        self._runner: Runner | None = None
+        self._epoch = 0
+        self._queue: asyncio.Queue[p.RunSegment] = asyncio.Queue()
+        self._revisions: dict[str, Revision] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._outbox = Outbox(runtime)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-steps")
+        self._files = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-files")
+        self._main: asyncio.Task[None] | None = None
+
+    # ── commands ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def hello(self, epoch: int) -> p.Hello:
+        """Who am I and what do I hold; from here on lower epochs are refused."""
+        self._epoch = max(self._epoch, epoch)
+        if self._runner is None:
+            self._runner = await asyncio.get_running_loop().run_in_executor(self._thread, self._make_runner)
+        if self._main is None or self._main.done():
+            self._main = asyncio.create_task(self._work())
+        return p.Hello(
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            node=self._node,
+            device=self._runner.device,
+            memory_bytes=self._runner.memory_bytes,
+            resident=self._runner.resident,
+            segments=(*self._revisions, *self._outbox.segments()),
+        )
+
+    async def run(self, command: p.RunSegment) -> p.Answer:
+        """Queue a segment, or refuse it with a code; a repeated command changes nothing."""
+        refusal = self._find_refusal(command)
+        if refusal is not None:
+            return refusal
+        known = command.segment_id in self._revisions or command.segment_id in self._ended
+        if not known:
+            self._revisions[command.segment_id] = Revision()
+            self._queue.put_nowait(command)
+        return p.Answer()
+
+    async def revise(self, command: p.Revise) -> p.Answer:
+        """Change a queued or running segment at its next boundary."""
+        if command.epoch < self._epoch:
+            return self._stale(command.epoch)
+        revision = self._revisions.get(command.segment_id)
+        if revision is None:
+            return p.Answer("unknown_segment", f"{self.worker_id} has no segment {command.segment_id}")
+        revision.change(stop=command.stop, drop=command.drop)
+        return p.Answer()
+
+    async def hand_over(self, request_id: str, attempt: int) -> bytes | None:
+        """A paused request's latents for another worker; this one forgets them."""
+        held = self._require_runner().take(request_id, attempt)
+        if held is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._files, held)
+
+    async def forget(self, request_id: str) -> None:
+        """Drop what is held for a request that has ended."""
+        self._require_runner().forget(request_id)
+
+    async def die(self) -> None:
+        """End this process without ceremony; for chaos tests."""
+        os._exit(1)
+
+    async def attend(self) -> None:
+        """Never returns; the call breaks when this process dies, which is how death is noticed."""
+        await asyncio.Event().wait()
+
+    def _find_refusal(self, command: p.RunSegment) -> p.Answer | None:
+        if command.epoch < self._epoch:
+            return self._stale(command.epoch)
+        if self.worker_id not in command.group:
+            return p.Answer("not_in_group", f"{self.worker_id} is not in {command.group}")
+        if len(command.group) > 1:
+            return p.Answer("unsupported_degree", f"{self.worker_id} runs alone, asked for {len(command.group)} GPUs")
+        if command.model not in self._require_runner().models:
+            return p.Answer("unknown_model", f"{self.worker_id} has no model {command.model!r}")
+        return None
+
+    def _stale(self, epoch: int) -> p.Answer:
+        return p.Answer("stale_epoch", f"command of epoch {epoch}, {self.worker_id} follows {self._epoch}")
+
+    def _require_runner(self) -> Runner:
+        if self._runner is None:
+            raise GenServeError("worker_not_ready", f"{self.worker_id} has not been greeted yet")
+        return self._runner
+
+    # ── running ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _work(self) -> None:
+        """Run queued segments one after the other, for ever; a segment's failure is reported, never fatal."""
+        while True:
+            command = await self._queue.get()
+            revision = self._revisions[command.segment_id]
+            assignment = Assignment(command, revision, await self._fetch(command, revision))
+            loop = asyncio.get_running_loop()
+            post = self._poster(loop, command)
+            await loop.run_in_executor(self._thread, run_segment, self._require_runner(), assignment, post, self._files)
+            self._end(command.segment_id)
+
+    def _poster(self, loop: asyncio.AbstractEventLoop, command: p.RunSegment) -> Callable[[p.AnyReport], None]:
+        actors = {m.request_id: m.actor for m in command.members}
+
+        def post(report: p.AnyReport) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+                loop.call_soon_threadsafe(self._outbox.post, actors[report.request_id], report)
+
+        return post
+
+    async def _fetch(self, command: p.RunSegment, revision: Revision) -> dict[str, bytes]:
+        """Latents that another worker or the disk holds, for members that this one does not."""
+        if command.stage is Stage.ENCODE:
+            return {}
+        runner = self._require_runner()
+        found = {}
+        for member in command.members:
+            is_needed = member.request_id not in revision.drop and not runner.holds(member.request_id, member.attempt)
+            content = await self._fetch_one(member, command.from_step) if is_needed else None
+            if content is not None:
+                found[member.request_id] = content
+        return found
+
+    async def _fetch_one(self, member: p.Member, step: int | None) -> bytes | None:
+        if member.home and member.home != self.worker_id:
+            with contextlib.suppress(UnreachableError, GenServeError):
+                moved: bytes | None = await self._runtime.find(member.home).ask(
+                    "hand_over", member.request_id, member.attempt
+                )
+                if moved is not None:
+                    return moved
+        checkpoint = member.checkpoint
+        if checkpoint is None or (step is not None and checkpoint.step != step):
+            return None
+        return await asyncio.get_running_loop().run_in_executor(
+            self._files, read_verified, checkpoint.uri, checkpoint.sha256
+        )
+
+    def _end(self, segment_id: str) -> None:
+        del self._revisions[segment_id]
+        self._ended[segment_id] = None
+        while len(self._ended) > MAX_REMEMBERED:
+            self._ended.popitem(last=False)

@@ -1,0 +1,40 @@
+"""Files that either exist whole or not at all: checkpoints and artifacts; not where they are named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def write_durably(path: Path, content: bytes) -> str:
+    """Write under a temporary name, sync, rename, sync the folder; returns the content's SHA-256.
+
+    After a crash the path holds the whole content or is absent.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    _sync_folder(path.parent)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_verified(path: Path | str, sha256: str) -> bytes | None:
+    """The file's bytes if it exists and is what was written, else None."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == sha256 else None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,156 @@
+"""What schedulers, workers and request actors say to each other; plain values that cross processes by pickle.
+
+A segment command names a batch, a stage, a step range and a group of GPUs whose first member leads. Commands are
+delivered at least once and are idempotent by ``segment_id``; a worker obeys or refuses with a code. A revision
+takes effect at the next step boundary. Reports go to the request's actor in order, at least once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from genserve.domain.request import Checkpoint, RequestSpec, Stage
+
+
+class Member(Struct, frozen=True):
+    """One request of a batch: what to make, where its latents are, and whom to tell.
+
+    ``home`` is the worker that may hold its latents in memory; ``checkpoint`` is what disk holds.
+    """
+
+    spec: RequestSpec
+    attempt: int
+    actor: str
+    home: str = ""
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.spec.request_id
+
+
+class RunSegment(Struct, frozen=True):
+    """Queue a segment. It begins when the worker's earlier segments have ended.
+
+    ``from_step`` None means: where the request then stands. ``epoch`` is the scheduler's, ``generation`` the group's.
+    """
+
+    epoch: int
+    segment_id: str
+    stage: Stage
+    model: str
+    members: tuple[Member, ...]
+    group: tuple[str, ...]
+    from_step: int | None
+    to_step: int
+    after: str = ""
+    generation: int = 0
+    checkpoint_every: int = 0
+
+    @property
+    def leader(self) -> str:
+        return self.group[0]
+
+
+class Revise(Struct, frozen=True):
+    """Change a segment at its next boundary: stop all of it (pause), or take out some requests for good."""
+
+    epoch: int
+    segment_id: str
+    stop: bool = False
+    drop: tuple[str, ...] = ()
+
+
+class Answer(Struct, frozen=True):
+    """What a worker says to a command: an empty ``refusal`` means it will obey.
+
+    Refusal codes: stale_epoch, not_in_group, unknown_model, unsupported_degree, unknown_segment.
+    """
+
+    refusal: str = ""
+    message: str = ""
+
+
+class Hello(Struct, frozen=True):
+    """A worker's self-description: ``segments`` are those it will still report on."""
+
+    worker_id: str
+    incarnation: int
+    node: str
+    device: str
+    memory_bytes: int
+    resident: tuple[tuple[str, Stage], ...]
+    segments: tuple[str, ...]
+
+
+# ── reports: worker -> request actor ─────────────────────────────────────────────────────────────────────
+
+
+class Report(Struct, frozen=True):
+    """Base of reports on one request in one segment."""
+
+    request_id: str
+    attempt: int
+    segment_id: str
+
+
+class Began(Report, frozen=True):
+    stage: Stage
+    workers: tuple[str, ...]
+    batch: int
+    from_step: int
+
+
+class Stepped(Report, frozen=True):
+    """One more denoising step ran: ``step`` are done now, ``busy_us`` is the sum of this segment's step times."""
+
+    step: int
+    busy_us: int
+    degree: int
+    batch: int
+
+
+class Snapshot(Report, frozen=True):
+    """Latents after ``step`` steps, as the bytes of a checkpoint file."""
+
+    step: int
+    content: bytes
+
+
+class Preview(Report, frozen=True):
+    """Frames of an unfinished image, uint8 (frames, height, width, 3)."""
+
+    index: int
+    frames: Any
+
+
+class Ended(Report, frozen=True):
+    """The stage is complete; ``frames`` only after decode, uint8 (frames, height, width, 3)."""
+
+    stage: Stage
+    took_us: int
+    frames: Any = None
+
+
+class Stopped(Report, frozen=True):
+    """The segment stopped before its end because it was told to; ``home`` holds the latents, if there are any."""
+
+    step: int
+    home: str
+
+
+class Dropped(Report, frozen=True):
+    """The request was taken out of the segment for good."""
+
+
+class Failed(Report, frozen=True):
+    """The attempt cannot go on."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+AnyReport = Began | Stepped | Snapshot | Preview | Ended | Stopped | Dropped | Failed

@@ -1,0 +1,248 @@
+"""Run one segment on one worker, step by step, obeying revisions at boundaries; not how models compute.
+
+Everything here is synchronous and runs on the worker's step thread. ``post`` hands a report to the event loop and
+returns at once; snapshots are serialised on the ``files`` thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from genserve.domain.request import Stage
+from genserve.errors import GenServeError
+from genserve.scheduling import protocol as p
+
+Post = Callable[[p.AnyReport], None]
+Held = Callable[[], bytes]
+
+
+class Runner(Protocol):
+    """A device with models on it. Errors are GenServeError with a code; ``out_of_memory`` is one of them.
+
+    It holds, per request and attempt, the embeddings and latents between segments.
+    """
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    @property
+    def models(self) -> tuple[str, ...]: ...
+
+    @property
+    def resident(self) -> tuple[tuple[str, Stage], ...]: ...
+
+    def holds(self, request_id: str, attempt: int) -> bool: ...
+
+    def forget(self, request_id: str) -> None: ...
+
+    def take(self, request_id: str, attempt: int) -> Held | None:
+        """Give up what is held for a request: a function that serialises it, or None if nothing is held."""
+
+    def restore(self, member: p.Member, content: bytes) -> None:
+        """Hold what a checkpoint file's bytes describe; raises GenServeError ``invalid_checkpoint``."""
+
+    def encode(self, members: tuple[p.Member, ...]) -> None:
+        """Embed the prompts; held afterwards."""
+
+    def begin(self, members: tuple[p.Member, ...]) -> Any:
+        """Form a batch of held requests; raises GenServeError ``unknown_latents``."""
+
+    def position(self, batch: Any) -> int:
+        """Denoising steps done."""
+
+    def step(self, batch: Any) -> None:
+        """One denoising step of the whole batch; returns when the device has finished it."""
+
+    def without(self, batch: Any, request_ids: tuple[str, ...]) -> Any:
+        """The batch without some members, which are forgotten; the others go on undisturbed."""
+
+    def end(self, batch: Any) -> None:
+        """Dissolve the batch; its members are held one by one."""
+
+    def snapshot(self, batch: Any, request_id: str) -> Held:
+        """Copy a member's latents now, serialise them later."""
+
+    def preview(self, batch: Any, request_id: str) -> Any:
+        """Frames of an unfinished member, uint8 (frames, height, width, 3); does not disturb it."""
+
+    def decode(self, members: tuple[p.Member, ...]) -> dict[str, Any]:
+        """Frames by request, uint8 (frames, height, width, 3); nothing is held afterwards."""
+
+
+class Revision:
+    """What has been changed about a segment since it was queued; written by the loop, read at boundaries."""
+
+    __slots__ = ("drop", "stop")
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.drop: tuple[str, ...] = ()
+
+    def change(self, *, stop: bool, drop: tuple[str, ...]) -> None:
+        """Revisions only ever add: a stop is not taken back."""
+        self.drop = tuple(dict.fromkeys((*self.drop, *drop)))
+        self.stop = self.stop or stop
+
+
+class Assignment(Struct, frozen=True):
+    """A segment about to run: the command, what may still change about it, and latents that were fetched for it."""
+
+    command: p.RunSegment
+    revision: Revision
+    fetched: dict[str, bytes]
+
+
+def run_segment(runner: Runner, assignment: Assignment, post: Post, files: Executor) -> None:
+    """Run the segment to its end, a stop or a failure; every member gets its reports, and nothing is raised."""
+    run = _SegmentRun(runner, assignment, post, files)
+    try:
+        for member in assignment.command.members:
+            if member.request_id in assignment.fetched:
+                runner.restore(member, assignment.fetched[member.request_id])
+        run.run()
+    except GenServeError as error:
+        run.fail(error.code, error.message)
+    except MemoryError as error:
+        run.fail("out_of_memory", str(error))
+    except Exception as error:
+        run.fail("stage_failed", f"{type(error).__name__}: {error}")
+
+
+class _SegmentRun:
+    def __init__(self, runner: Runner, assignment: Assignment, post: Post, files: Executor) -> None:
+        self.runner = runner
+        self.command = assignment.command
+        self.revision = assignment.revision
+        self.post = post
+        self.files = files
+        self.members = self.command.members
+        self.began_ns = time.perf_counter_ns()
+        self.busy_ns = 0
+
+    def run(self) -> None:
+        self.leave_out()
+        if not self.members:
+            return
+        if self.revision.stop:
+            self.stop_before_start()
+        elif self.command.stage is Stage.DENOISE:
+            self.denoise()
+        else:
+            self.whole_stage()
+
+    # ── encode and decode ────────────────────────────────────────────────────────────────────────────────
+
+    def whole_stage(self) -> None:
+        """Encode or decode: not interrupted; a cancel that comes meanwhile takes effect at its end."""
+        self.tell_began(0)
+        frames: dict[str, Any] = {}
+        if self.command.stage is Stage.ENCODE:
+            self.runner.encode(self.members)
+        else:
+            frames = self.runner.decode(self.members)
+        self.leave_out()
+        for member in self.members:
+            self.tell(p.Ended, member, self.command.stage, self.elapsed_us(), frames.get(member.request_id))
+
+    # ── denoise ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def denoise(self) -> None:
+        batch = self.runner.begin(self.members)
+        step = self.runner.position(batch)
+        self.check_step(step)
+        self.tell_began(step)
+        while step < self.command.to_step and not self.revision.stop:
+            began_ns = time.perf_counter_ns()
+            self.runner.step(batch)
+            step += 1
+            self.busy_ns += time.perf_counter_ns() - began_ns
+            self.tell_stepped(step)
+            batch = self.boundary(batch, step)
+            if not self.members:
+                return
+        self.close(batch, step)
+
+    def boundary(self, batch: Any, step: int) -> Any:
+        """Between two steps: cancels, previews and checkpoints that are due."""
+        dropped = self.leave_out()
+        if dropped:
+            batch = self.runner.without(batch, dropped)
+        for member in self.members:
+            if step in member.spec.preview_steps:
+                frames = self.runner.preview(batch, member.request_id)
+                self.tell(p.Preview, member, member.spec.preview_steps.index(step), frames)
+            if self.is_checkpoint_due(step):
+                self.save(batch, member, step)
+        return batch
+
+    def is_checkpoint_due(self, step: int) -> bool:
+        every = self.command.checkpoint_every
+        return every > 0 and step % every == 0 and step < self.command.to_step and not self.revision.stop
+
+    def close(self, batch: Any, step: int) -> None:
+        is_done = step >= self.command.to_step
+        if not is_done:
+            for member in self.members:
+                self.save(batch, member, step)
+        self.runner.end(batch)
+        for member in self.members:
+            if is_done:
+                self.tell(p.Ended, member, Stage.DENOISE, self.elapsed_us(), None)
+            else:
+                self.tell(p.Stopped, member, step, self.command.leader)
+
+    def save(self, batch: Any, member: p.Member, step: int) -> None:
+        """Copy now, serialise and report from the files thread, so that the next step need not wait."""
+        serialise = self.runner.snapshot(batch, member.request_id)
+        self.files.submit(lambda: self.tell(p.Snapshot, member, step, serialise()))
+
+    # ── reports ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def tell(self, kind: Callable[..., p.AnyReport], member: p.Member, *fields: Any) -> None:
+        self.post(kind(member.request_id, member.attempt, self.command.segment_id, *fields))
+
+    def tell_began(self, step: int) -> None:
+        for member in self.members:
+            self.tell(p.Began, member, self.command.stage, self.command.group, len(self.members), step)
+
+    def tell_stepped(self, step: int) -> None:
+        for member in self.members:
+            self.tell(p.Stepped, member, step, self.busy_ns // 1000, len(self.command.group), len(self.members))
+
+    def leave_out(self) -> tuple[str, ...]:
+        """Take cancelled members out; their ids, if there are new ones."""
+        dropped = tuple(m for m in self.members if m.request_id in self.revision.drop)
+        if dropped:
+            self.members = tuple(m for m in self.members if m not in dropped)
+        for member in dropped:
+            self.runner.forget(member.request_id)
+            self.tell(p.Dropped, member)
+        return tuple(m.request_id for m in dropped)
+
+    def stop_before_start(self) -> None:
+        for member in self.members:
+            home = self.command.leader if self.runner.holds(member.request_id, member.attempt) else ""
+            self.tell(p.Stopped, member, self.command.from_step or 0, home)
+
+    def check_step(self, step: int) -> None:
+        expected = self.command.from_step
+        if expected is not None and expected != step:
+            raise GenServeError(
+                "wrong_step", f"{self.command.segment_id} goes on at step {expected}, the latents are at {step}"
+            )
+
+    def fail(self, code: str, message: str) -> None:
+        for member in self.members:
+            self.runner.forget(member.request_id)
+            self.tell(p.Failed, member, code, message, True)
+
+    def elapsed_us(self) -> int:
+        return (time.perf_counter_ns() - self.began_ns) // 1000
