@@ -17,6 +17,8 @@ from msgspec import Struct
 from genserve.errors import CallerError
 
 PREFIX = "GENSERVE_"
+CLIENT_VARIABLES = ("GENSERVE_URL", "GENSERVE_API_KEY")
+"""Variables of the command line's client; a server started in the same shell passes them over."""
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +109,7 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
     """
     tree = _read(path) if path else {}
     for name, value in sorted((os.environ if environ is None else environ).items()):
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and name not in CLIENT_VARIABLES:
             _put(tree, name[len(PREFIX) :].lower().split("__"), value, name)
     try:
         return msgspec.convert(tree, Settings, strict=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -33,7 +33,7 @@ class Forecast(Struct, frozen=True):
 
 
 class RequestRow(Struct, frozen=True):
-    """The read model of one request, live or ended."""
+    """The read model of one request, live or ended; ``position`` is that of its latest event in the log."""
 
     request_id: str
     spec: RequestSpec
@@ -71,16 +71,23 @@ class Gateway(Protocol):
     async def hide(self, request_id: str) -> None:
         """Mark a job as deleted for listings; its history stays in the log."""
 
-    async def find_request(self, request_id: str) -> RequestRow | None: ...
+    async def find_request(self, request_id: str) -> RequestRow | None:
+        """One request, of any tenant, also when it is deleted."""
 
     async def list_requests(
         self, *, media: str, tenant: str, after: str, limit: int, newest_first: bool
-    ) -> list[RequestRow]: ...
+    ) -> list[RequestRow]:
+        """Requests that are not deleted, beyond the id ``after`` in that order; "" for media or tenant means any."""
 
-    def follow(self, request_id: str, *, after: int) -> AsyncIterator[Recorded]:
-        """The request's events beyond a log position, then new ones as they are committed, until its end."""
+    def follow(self, request_id: str, *, after: int) -> AsyncGenerator[Recorded, None]:
+        """The request's events beyond a log position, then new ones as they are committed, until its end.
 
-    async def forecast(self, request_id: str) -> Forecast | None: ...
+        At its end means after RequestCompleted, RequestCancelled or RequestFailed, or at once where that is behind
+        ``after``. Closing the generator ends the subscription and nothing else.
+        """
+
+    async def forecast(self, request_id: str) -> Forecast | None:
+        """None for a request that has ended, or that the planner has not looked at yet."""
 
     async def read_artifact(self, artifact: Artifact) -> bytes: ...
 
