@@ -80,38 +80,40 @@ class _Assignment:
         self.soon = {w: s for w, s in self._ending() if w not in self.free}
 
     def plan(self) -> Plan:
-        chosen = self._choose()
-        unstarted = [w for w in self.wishes if self._is_idle(w) and w in chosen]
+        idle = [w for w in self.wishes if self._is_idle(w)]
+        chosen = self._choose(self.wishes if self.preemptive else idle)
+        unstarted = [w for w in idle if w.request_ids in chosen]
         if self.preemptive:
             self._yield_for(unstarted, chosen)
-        waiting = [w for w in self.wishes if self._is_idle(w) and not (w in chosen and self._try_start(w))]
+        waiting = [w for w in idle if not (w.request_ids in chosen and self._try_start(w))]
         note = "" if self.actions else ("all GPUs are taken" if waiting else "nothing waits")
         return Plan(tuple(self.actions), tuple(self._explain(waiting)), note)
 
     def _is_idle(self, wish: Wish) -> bool:
-        return all(self.state.requests[r].is_idle for r in wish.request_ids)
+        requests = self.state.requests
+        return all(requests[r].is_idle for r in wish.request_ids)
 
-    def _choose(self) -> list[Wish]:
-        """The wishes that get GPUs if all could be rearranged at once."""
+    def _choose(self, wishes: Sequence[Wish]) -> set[tuple[str, ...]]:
+        """The batches that get GPUs if all that may be interrupted could be rearranged at once."""
         budget = len(self.state.workers)
         if not self.preemptive:
             budget -= sum(len(w.queue) > 0 and w.worker_id not in self.soon for w in self.state.workers.values())
-        chosen = []
-        for wish in self.wishes:
-            if not self.preemptive and not self._is_idle(wish):
-                continue
+        chosen = set()
+        for wish in wishes:
+            if budget <= 0:
+                break
             if wish.degree <= budget:
-                chosen.append(wish)
+                chosen.add(wish.request_ids)
                 budget -= wish.degree
         return chosen
 
-    def _yield_for(self, unstarted: list[Wish], chosen: list[Wish]) -> None:
+    def _yield_for(self, unstarted: list[Wish], chosen: set[tuple[str, ...]]) -> None:
         """Ask the least important runners to stop until enough GPUs come free."""
         missing = sum(w.degree for w in unstarted) - len(self.free) - len(self.soon)
         for wish in reversed(self.wishes):
             if missing <= 0:
                 return
-            segment = None if wish in chosen else self._find_stoppable(wish)
+            segment = None if wish.request_ids in chosen else self._find_stoppable(wish)
             if segment is not None:
                 self.actions.append(Yield(segment.segment_id, f"gives way to {unstarted[0].request_ids[0]}"))
                 self.soon.update(dict.fromkeys(segment.workers, segment.segment_id))

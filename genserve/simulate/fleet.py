@@ -1,0 +1,350 @@
+"""Simulated workers: segments queue, run, stop at step boundaries and report the facts a real cluster reports.
+
+Obeys PlanDecided like the live worker and request actors do: same facts, same order, without latents. Not a scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from genserve.domain import events as e
+from genserve.domain.cluster import ClusterState, Request, Segment
+from genserve.domain.ids import request_stream, worker_stream
+from genserve.domain.plan import Cancel, Load, Start, Unload, Yield
+from genserve.domain.request import RequestSpec, Stage, Status
+from genserve.simulate.agenda import Agenda
+from genserve.simulate.truth import Truth
+
+
+class Sample:
+    """What the cluster knows about one request: where its latents are and how far they got."""
+
+    __slots__ = ("attempt", "degree", "home", "jobs", "spec", "step", "was_paused")
+
+    def __init__(self, request: Request) -> None:
+        self.spec: RequestSpec = request.spec
+        self.attempt = request.attempt
+        self.step = request.step
+        self.degree = request.degree
+        self.home = request.home
+        self.was_paused = request.status is Status.PAUSED
+        self.jobs: list[str] = []
+
+
+class Job:
+    """A segment on simulated GPUs. ``began_us`` is when its first step began, ``ticket`` voids stale happenings."""
+
+    __slots__ = (
+        "after", "began_us", "from_step", "is_running", "members", "paid_us", "period_us", "reported", "segment_id",
+        "stage", "stopping", "ticket", "to_step", "workers",
+    )  # fmt: skip
+
+    def __init__(self, start: Start | Segment) -> None:
+        self.segment_id = start.segment_id
+        self.members = list(start.request_ids)
+        self.stage = start.stage
+        self.workers = start.workers
+        self.from_step = start.from_step
+        self.to_step = start.to_step
+        self.after = start.after
+        self.is_running = False
+        self.stopping = False
+        self.began_us = 0
+        self.paid_us = 0
+        self.period_us = 1
+        self.reported = 0
+        self.ticket = 0
+
+    def boundary_after(self, now_us: int) -> int:
+        """The step count at the next boundary; a segment that started always runs a step."""
+        return self.reported_base + max(0, now_us - self.began_us) // self.period_us + 1
+
+    @property
+    def reported_base(self) -> int:
+        return self.from_step or 0
+
+    def time_of(self, step: int) -> int:
+        return self.began_us + (step - self.reported_base) * self.period_us
+
+
+class Fleet:
+    """All simulated GPUs. Facts are put into ``outbox`` as (stream, event) for the driver to record at once."""
+
+    def __init__(self, agenda: Agenda, truth: Truth, *, progress_us: int = 0) -> None:
+        self.outbox: list[tuple[str, e.AnyEvent]] = []
+        self.now_us = 0
+        self.state = ClusterState()
+        self.steps_run = 0
+        self._agenda = agenda
+        self._truth = truth
+        self._progress_us = progress_us
+        self._jobs: dict[str, Job] = {}
+        self._queues: dict[str, list[str]] = {}
+        self._followers: dict[str, list[str]] = {}
+        self._samples: dict[str, Sample] = {}
+
+    # ── what the driver tells it ─────────────────────────────────────────────────────────────────────────
+
+    def adopt(self, state: ClusterState) -> None:
+        """Take over a live cluster as it stands: queued and running segments go on."""
+        self.state = state
+        self._queues = {w.worker_id: [] for w in state.workers.values()}
+        for segment in state.segments.values():
+            self._enqueue(segment)
+        for segment in state.segments.values():
+            if segment.is_running:
+                self._take_over(segment)
+        for worker in state.workers.values():
+            self._queues[worker.worker_id] = [s for s in worker.queue if s in self._jobs]
+        self._start_ready(tuple(self._jobs))
+
+    def resync(self, state: ClusterState) -> None:
+        """After a loss or a refusal: drop what the log says is gone, such as segments of an older attempt."""
+        self.state = state
+        gone = [q for q in self._queues if q not in state.workers]
+        for worker_id in gone:
+            del self._queues[worker_id]
+        for worker_id in state.workers:
+            self._queues.setdefault(worker_id, [])
+        stale = [
+            r for r, s in self._samples.items() if r not in state.requests or state.requests[r].attempt != s.attempt
+        ]
+        for request_id in stale:
+            self._leave_all(request_id)
+            del self._samples[request_id]
+
+    def dispatch(self, recorded: e.Recorded) -> None:
+        """Do what a committed decision says."""
+        decided = recorded.event
+        assert isinstance(decided, e.PlanDecided)
+        fresh = []
+        for action in decided.actions:
+            if isinstance(action, Start):
+                fresh.append(self._enqueue(action).segment_id)
+            elif isinstance(action, Yield):
+                self._yield(action.segment_id)
+            elif isinstance(action, Cancel):
+                self._cancel(action.request_id)
+            elif isinstance(action, Load):
+                self._load(action)
+            elif isinstance(action, Unload):
+                self._say_worker(action.worker_id, e.StageUnloaded(action.worker_id, action.model, action.stage))
+        self._start_ready(fresh)
+
+    # ── segments ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _enqueue(self, start: Start | Segment) -> Job:
+        job = self._jobs[start.segment_id] = Job(start)
+        for worker_id in job.workers:
+            self._queues.setdefault(worker_id, []).append(job.segment_id)
+        for request_id in job.members:
+            self._sample(request_id).jobs.append(job.segment_id)
+        if job.after:
+            self._followers.setdefault(job.after, []).append(job.segment_id)
+        return job
+
+    def _sample(self, request_id: str) -> Sample:
+        sample = self._samples.get(request_id)
+        if sample is None:
+            sample = self._samples[request_id] = Sample(self.state.requests[request_id])
+        return sample
+
+    def _start_ready(self, candidates: Iterable[str]) -> None:
+        for segment_id in candidates:
+            job = self._jobs.get(segment_id)
+            if job is None or job.is_running or job.after in self._jobs:
+                continue
+            if all(self._queues[w][0] == segment_id for w in job.workers):
+                self._start(job)
+
+    def _start(self, job: Job) -> None:
+        samples = [self._samples[r] for r in job.members]
+        first = samples[0]
+        at_step = first.step if job.stage is Stage.DENOISE else 0
+        if job.from_step not in (None, at_step):
+            message = f"{job.members[0]} is at step {at_step}, not {job.from_step}"
+            self._say(job.members[0], e.ActionRefused(job.segment_id, job.workers[0], "wrong_step", message))
+            return
+        job.is_running = True
+        job.from_step = job.reported = at_step
+        self._price(job, samples)
+        batch = len(samples)
+        for request_id, sample in zip(job.members, samples, strict=True):
+            fact = e.StageStarted(job.segment_id, job.stage, sample.attempt, job.workers, batch, at_step)
+            self._say(request_id, fact)
+            if job.stage is Stage.DENOISE:
+                sample.was_paused = False
+                sample.degree = len(job.workers)
+            sample.home = job.workers[0]
+        self._plan_reports(job)
+
+    def _price(self, job: Job, samples: list[Sample]) -> None:
+        spec, batch = samples[0].spec, len(samples)
+        if job.stage is Stage.DENOISE:
+            job.period_us = self._truth.step_us(spec, degree=len(job.workers), batch=batch)
+            before = [(s.was_paused, s.degree, s.home) for s in samples]
+            job.paid_us = self._truth.start_us(before, job.workers)
+        else:
+            job.period_us = self._truth.stage_us(spec, job.stage, batch=batch)
+        job.began_us = self.now_us + job.paid_us
+
+    def _plan_reports(self, job: Job) -> None:
+        """Put its end on the agenda, and its first step too: that is when an estimate is first corrected."""
+        job.ticket += 1
+        end_us = job.time_of(job.to_step) if job.stage is Stage.DENOISE else job.began_us + job.period_us
+        self._agenda.put(end_us, partial(self._end, job, job.ticket))
+        if job.stage is Stage.DENOISE and job.to_step > job.reported + 1:
+            first_us = job.time_of(job.reported + 1)
+            self._agenda.put(first_us, partial(self._report, job, job.ticket))
+
+    def _report(self, job: Job, ticket: int) -> None:
+        if job.ticket != ticket or job.segment_id not in self._jobs:
+            return
+        self._report_to(job, min(job.to_step, job.boundary_after(self.now_us) - 1))
+        if self._progress_us:
+            step = job.boundary_after(self.now_us + self._progress_us) - 1
+            if job.reported < step < job.to_step:
+                self._agenda.put(job.time_of(step), partial(self._report, job, ticket))
+
+    def _report_to(self, job: Job, step: int) -> None:
+        if step <= job.reported:
+            return
+        took_us = (step - job.reported) * job.period_us
+        batch, degree = len(job.members), len(job.workers)
+        for request_id in job.members:
+            sample = self._samples[request_id]
+            fact = e.StepsFinished(job.segment_id, sample.attempt, job.reported, step, took_us, degree, batch)
+            self._say(request_id, fact)
+            sample.step = step
+        self.steps_run += (step - job.reported) * batch
+        job.reported = step
+
+    def _end(self, job: Job, ticket: int) -> None:
+        if job.ticket != ticket or job.segment_id not in self._jobs:
+            return
+        if job.stage is Stage.DENOISE:
+            self._report_to(job, job.to_step)
+        if job.stopping:
+            self._pause(job)
+        else:
+            self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        took_us = self.now_us - job.began_us
+        for request_id in job.members:
+            sample = self._samples[request_id]
+            sample.jobs.remove(job.segment_id)
+            self._say(request_id, e.StageFinished(job.segment_id, job.stage, sample.attempt, took_us))
+            if job.stage is Stage.DECODE:
+                self._say(request_id, e.RequestCompleted(sample.attempt))
+                del self._samples[request_id]
+        self._remove(job)
+
+    def _pause(self, job: Job) -> None:
+        for request_id in tuple(job.members):
+            self._pause_one(job, request_id)
+
+    def _pause_one(self, job: Job, request_id: str) -> None:
+        sample = self._samples[request_id]
+        sample.was_paused = sample.was_paused or job.is_running
+        self._say(request_id, e.RequestPaused(job.segment_id, sample.attempt, sample.step, sample.home))
+        self._leave_all(request_id)
+
+    def _leave_all(self, request_id: str) -> None:
+        """Out of its segments, queued ones too; the last member to leave frees the group."""
+        sample = self._samples[request_id]
+        jobs, sample.jobs = sample.jobs, []
+        for segment_id in reversed(jobs):
+            job = self._jobs.get(segment_id)
+            if job is not None:
+                job.members.remove(request_id)
+                if not job.members:
+                    self._remove(job)
+
+    def _remove(self, job: Job) -> None:
+        """Free its group; whatever waited for that starts now."""
+        del self._jobs[job.segment_id]
+        next_up = self._followers.pop(job.segment_id, [])
+        for worker_id in job.workers:
+            queue = self._queues.get(worker_id)
+            if queue is not None:
+                queue.remove(job.segment_id)
+                next_up.extend(queue[:1])
+        self._start_ready(next_up)
+
+    # ── revisions: they take effect at the next boundary ─────────────────────────────────────────────────
+
+    def _yield(self, segment_id: str) -> None:
+        job = self._jobs.get(segment_id)
+        if job is None or job.stopping:
+            return
+        if not job.is_running:
+            self._pause(job)
+            return
+        if job.stage is not Stage.DENOISE:
+            job.stopping = False
+            return
+        step = job.boundary_after(self.now_us)
+        if step >= job.to_step:
+            return
+        job.stopping = True
+        job.to_step = step
+        job.ticket += 1
+        self._agenda.put(job.time_of(step), partial(self._end, job, job.ticket))
+
+    def _cancel(self, request_id: str) -> None:
+        sample = self._samples.get(request_id)
+        job = next((self._jobs[s] for s in sample.jobs if s in self._jobs), None) if sample else None
+        if job is None:
+            return
+        if not job.is_running:
+            self._pause_one(job, request_id)
+            return
+        at_us = job.began_us + job.period_us
+        if job.stage is Stage.DENOISE:
+            at_us = job.time_of(min(job.boundary_after(self.now_us), job.to_step))
+        self._agenda.put(at_us, partial(self._drop, job, request_id))
+
+    def _drop(self, job: Job, request_id: str) -> None:
+        sample = self._samples.get(request_id)
+        if sample is None or not sample.jobs:
+            return
+        if job.stage is Stage.DENOISE and job.segment_id in sample.jobs:
+            self._report_to(job, min(job.to_step, job.boundary_after(self.now_us) - 1))
+        self._pause_one(job, request_id)
+
+    def _load(self, load: Load) -> None:
+        price = self._truth.prices.load_us
+        fact = e.StageLoaded(load.worker_id, load.model, load.stage, price)
+        self._agenda.put(self.now_us + price, partial(self._say_worker, load.worker_id, fact))
+
+    # ── taking over a live cluster ───────────────────────────────────────────────────────────────────────
+
+    def _take_over(self, segment: Segment) -> None:
+        """A running segment goes on from its last known boundary."""
+        job = self._jobs[segment.segment_id]
+        sample = self._samples[job.members[0]]
+        job.is_running = True
+        job.from_step = job.reported = sample.step if job.stage is Stage.DENOISE else 0
+        self._price(job, [self._samples[r] for r in job.members])
+        job.began_us = segment.boundary_us
+        passed = max(0, self.now_us - job.began_us) // job.period_us
+        if job.stage is Stage.DENOISE:
+            job.to_step = max(job.to_step, job.reported)
+            latest = job.to_step - job.reported
+            job.began_us += max(0, passed - latest) * job.period_us
+        elif passed:
+            job.began_us = self.now_us - job.period_us
+        if segment.yielding and job.stage is Stage.DENOISE:
+            step = min(job.boundary_after(self.now_us), job.to_step)
+            job.stopping, job.to_step = step < job.to_step, step
+        self._plan_reports(job)
+
+    # ── facts ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _say(self, request_id: str, event: e.AnyEvent) -> None:
+        self.outbox.append((request_stream(request_id), event))
+
+    def _say_worker(self, worker_id: str, event: e.AnyEvent) -> None:
+        self.outbox.append((worker_stream(worker_id), event))

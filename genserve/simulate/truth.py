@@ -1,0 +1,80 @@
+"""What running really costs in a simulation, which the planner may misjudge; not what the planner believes.
+
+The planner sees the cost table of its state. Truth adds a fixed error per class of requests, drawn once per seed,
+and noise per segment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from genserve.domain.costs import CostTable, Prices
+from genserve.domain.request import RequestSpec, Stage
+
+
+class Errors(Struct, frozen=True):
+    """How far truth is from the planner's table, in fractions.
+
+    ``bias`` makes every step slower than the table says by that fraction, ``spread`` adds an error per class, uniform
+    in plus or minus that fraction, and ``noise`` is the standard deviation per segment.
+    """
+
+    bias: float = 0.0
+    spread: float = 0.0
+    noise: float = 0.0
+
+
+NO_ERRORS = Errors()
+
+
+class Truth:
+    """Costs as they turn out; ``prices`` may differ from those of the table as well."""
+
+    def __init__(
+        self, costs: CostTable, *, prices: Prices | None = None, errors: Errors = NO_ERRORS, seed: int = 0
+    ) -> None:
+        self.costs = costs
+        self.prices = prices or costs.prices
+        self._errors = errors
+        self._seed = seed
+        self._draws = random.Random(f"noise/{seed}")
+        self._factors: dict[object, float] = {}
+
+    def step_us(self, spec: RequestSpec, *, degree: int, batch: int) -> int:
+        """One denoising step of a segment that begins now."""
+        table = self.costs.step_us(spec.model, spec.shape, degree=degree, batch=batch)
+        return max(1, round(table * self._factor(spec)))
+
+    def stage_us(self, spec: RequestSpec, stage: Stage, *, batch: int) -> int:
+        table = self.costs.stage_us(spec.model, stage, spec.shape, batch=batch)
+        return max(1, round(table * self._noise()))
+
+    def start_us(self, samples: Sequence[tuple[bool, int, str]], workers: tuple[str, ...]) -> int:
+        """What a denoising segment pays before its first step: (was paused, last degree, home) of each member."""
+        price = 0
+        for was_paused, degree, home in samples:
+            mine = self.prices.resume_us if was_paused else 0
+            if degree and degree != len(workers):
+                mine += self.prices.switch_us
+            if home and home not in workers:
+                mine += self.prices.move_us
+            price = max(price, mine)
+        return price
+
+    def _factor(self, spec: RequestSpec) -> float:
+        errors = self._errors
+        factor = 1.0 + errors.bias
+        if errors.spread:
+            key = (spec.model, spec.shape)
+            if key not in self._factors:
+                draw = random.Random(f"{self._seed}/{spec.model}/{spec.shape}")
+                self._factors[key] = 1.0 + draw.uniform(-errors.spread, errors.spread)
+            factor *= self._factors[key]
+        return factor * self._noise()
+
+    def _noise(self) -> float:
+        noise = self._errors.noise
+        return max(0.1, self._draws.gauss(1.0, noise)) if noise else 1.0
