@@ -129,6 +129,12 @@ class RequestFailed(Event, frozen=True):
     message: str
 
 
+class RequestDeleted(Event, frozen=True):
+    """The client no longer wants to see the request: about its record, not its work, so it may follow the end."""
+
+    kind: ClassVar[Kind] = Kind.OPERATIONAL
+
+
 # ── worker/<id> ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -213,6 +219,14 @@ class PlanDecided(Event, frozen=True):
     took_us: int = 0
 
 
+class WakeReached(Event, frozen=True):
+    """The time has come that a plan asked to be woken at; 0 when a new leader wants its first decision."""
+
+    kind: ClassVar[Kind] = Kind.OPERATIONAL
+    durable: ClassVar[bool] = False
+    wake_at_us: int = 0
+
+
 class ActionRefused(Event, frozen=True):
     """A worker would not do what it was told, and why; its requests may be planned again."""
 
@@ -235,6 +249,7 @@ AnyEvent = (
     | RequestCompleted
     | RequestCancelled
     | RequestFailed
+    | RequestDeleted
     | WorkerJoined
     | WorkerLost
     | StageLoaded
@@ -243,6 +258,7 @@ AnyEvent = (
     | PlannerChanged
     | CostsUpdated
     | PlanDecided
+    | WakeReached
     | ActionRefused
 )
 

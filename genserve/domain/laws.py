@@ -81,7 +81,7 @@ class LawBook:
             self._submitted.add(request_id)
         elif request_id not in self._submitted:
             self._broken("conservation", recorded, f"{name} for {request_id}, which was never submitted")
-        elif request_id in self._ended:
+        elif request_id in self._ended and not isinstance(recorded.event, e.RequestDeleted):
             self._broken("conservation", recorded, f"{name} for {request_id}, ended at {self._ended[request_id]}")
 
     def _plan_decided(self, recorded: e.Recorded, event: e.PlanDecided) -> None:

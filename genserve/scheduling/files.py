@@ -32,6 +32,11 @@ def read_verified(path: Path | str, sha256: str) -> bytes | None:
     return content if hashlib.sha256(content).hexdigest() == sha256 else None
 
 
+def remove(path: Path | str) -> None:
+    """Delete a file, if it is there."""
+    Path(path).unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -78,7 +78,14 @@ def _grown_by_start(life: Life, event: e.StageStarted) -> Life:
     )
 
 
-def facts_of(life: Life, report: p.AnyReport) -> list[e.AnyEvent]:
+def imagine(life: Life, events: Sequence[e.AnyEvent]) -> Life:
+    """The life as it will be once the events are appended."""
+    for event in events:
+        life = _grown(life, event)
+    return life
+
+
+def facts_of(life: Life, report: p.AnyReport) -> list[e.AnyEvent]:  # noqa: PLR0911 - one return per report
     """The events that a report adds to the stream; none if they are there, or if the attempt is over.
 
     Snapshots, previews and decoded frames become facts only once they are stored: not here.

@@ -23,7 +23,14 @@ from genserve.planners.validate import find_faults
 from genserve.scheduling.digest import state_digest
 from genserve.scheduling.settle import cancels, verdicts
 
-_NO_TRIGGER = (e.PlanDecided, e.StageStarted, e.StepsFinished, e.LatentsCheckpointed, e.ArtifactStored)
+_NO_TRIGGER = (
+    e.PlanDecided,
+    e.StageStarted,
+    e.StepsFinished,
+    e.LatentsCheckpointed,
+    e.ArtifactStored,
+    e.RequestDeleted,
+)
 """Facts that give no reason to decide anew: a boundary passed as planned is no news."""
 
 MAX_TOLD = 64

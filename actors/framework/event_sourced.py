@@ -1,0 +1,67 @@
+"""The event-sourced half of an actor: state is the fold of one stream, and grows only by appending to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from actors.framework.runtime import Ref, UnreachableError
+from genserve.domain.events import AnyEvent, Recorded
+from genserve.errors import Unavailable
+
+S = TypeVar("S")
+RETRY_S = 0.2
+
+
+class EventSourced(Generic[S]):
+    """A fold of one stream behind the journal's actor.
+
+    ``state`` is what the log said when it was last read. Nothing is lost with this object: another one that reads
+    the stream is its equal. Methods belong to one mailbox: do not call them concurrently.
+    """
+
+    def __init__(self, journal: Ref, stream: str, initial: S, apply: Callable[[S, Recorded], S]) -> None:
+        self.stream = stream
+        self.state = initial
+        self.version = 0
+        self._journal = journal
+        self._apply = apply
+
+    async def recover(self) -> None:
+        """Read what the stream holds beyond what this object knows; waits for as long as the journal is away."""
+        while True:
+            try:
+                self._absorb(await self._journal.ask("read_stream", self.stream, self.version))
+            except (UnreachableError, Unavailable):
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def record(self, decide: Callable[[S], Sequence[AnyEvent]], *, exclusive: bool = False) -> None:
+        """Append what ``decide`` makes of the state, and absorb it together with what others appended meanwhile.
+
+        When the answer is lost the stream is read first and ``decide`` asked again, so nothing is appended twice.
+        ``exclusive`` appends only if the stream has not grown since ``decide`` looked, and else decides again.
+        Raises GenServeError ``stale_attempt`` when the facts are about an attempt that is over.
+        """
+        while True:
+            events = tuple(decide(self.state))
+            if not events:
+                return
+            try:
+                expected = self.version if exclusive else -1
+                is_recorded, recorded = await self._journal.ask("extend", self.stream, self.version, events, expected)
+            except (UnreachableError, Unavailable):
+                await asyncio.sleep(RETRY_S)
+                await self.recover()
+                continue
+            self._absorb(recorded)
+            if is_recorded:
+                return
+
+    def _absorb(self, recorded: Sequence[Recorded]) -> None:
+        for event in recorded:
+            if event.version > self.version:
+                self.state = self._apply(self.state, event)
+                self.version = event.version

@@ -1,0 +1,215 @@
+"""The request actor: owns one active request's life, its checkpoints and its result; it decides nothing.
+
+It is a fold of the request's stream plus whatever progress has not been appended yet. Progress waits a little so
+that a segment costs few events; every other fact is appended before its report is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from actors.framework.event_sourced import EventSourced
+from actors.framework.runtime import Ref, Runtime
+from genserve.domain import events as e
+from genserve.domain.ids import request_stream
+from genserve.domain.request import Artifact, RequestSpec, Stage
+from genserve.errors import GenServeError
+from genserve.scheduling import protocol as p
+from genserve.scheduling.files import remove, write_durably
+from genserve.scheduling.life import Life, facts_of, grow, imagine, without_superseded
+from genserve.scheduling.results import encode_preview, encode_results
+
+
+class RequestActorSettings(Struct, frozen=True):
+    """Where things are stored, and how long progress may wait."""
+
+    artifacts: Path
+    checkpoints: Path
+    progress_s: float = 0.5
+
+
+class RequestActor:
+    """Serves one request at a time from a warm pool; a report for any other one makes it read that stream.
+
+    A crash loses progress that was not yet appended, at most ``progress_s`` of it; workers repeat every report that
+    was not acknowledged, and repeated reports add nothing.
+    """
+
+    def __init__(self, runtime: Runtime, settings: RequestActorSettings) -> None:
+        self._journal = runtime.find("scheduler")
+        self._settings = settings
+        self._charges: dict[str, _Charge] = {}
+
+    async def activate(self, request_id: str) -> None:
+        """Take a request over: rebuild its life from its stream."""
+        await self._find_charge(request_id)
+
+    async def serving(self) -> tuple[str, ...]:
+        return tuple(self._charges)
+
+    async def release(self, request_id: str) -> None:
+        """Forget a request that has ended or waits; its rows know everything."""
+        charge = self._charges.get(request_id)
+        if charge is not None:
+            async with charge.mailbox:
+                await charge.part()
+                self._charges.pop(request_id, None)
+
+    async def report(self, request_id: str, reports: Sequence[p.AnyReport]) -> None:
+        """Take a worker's reports in; when this returns their facts are in the log."""
+        charge = await self._find_charge(request_id)
+        async with charge.mailbox:
+            await charge.take_in(reports)
+
+    async def _find_charge(self, request_id: str) -> _Charge:
+        charge = self._charges.get(request_id)
+        if charge is None:
+            charge = self._charges[request_id] = _Charge(self._journal, request_id, self._settings)
+        await charge.ready()
+        return charge
+
+
+class _Charge:
+    """One request in this actor's care; used under its mailbox only."""
+
+    def __init__(self, journal: Ref, request_id: str, settings: RequestActorSettings) -> None:
+        self.mailbox = asyncio.Lock()
+        self._stream: EventSourced[Life] = EventSourced(journal, request_stream(request_id), Life(), grow)
+        self._request_id = request_id
+        self._settings = settings
+        self._progress: p.Stepped | None = None
+        self._flushing: asyncio.Task[None] | None = None
+
+    @property
+    def life(self) -> Life:
+        return self._stream.state
+
+    @property
+    def spec(self) -> RequestSpec:
+        if self.life.spec is None:
+            raise GenServeError("request_not_found", f"{self._request_id} was never submitted")
+        return self.life.spec
+
+    async def ready(self) -> None:
+        async with self.mailbox:
+            if self.life.spec is None:
+                await self._stream.recover()
+
+    async def take_in(self, reports: Sequence[p.AnyReport]) -> None:
+        try:
+            for report in without_superseded(reports):
+                await self._take_in_one(report)
+        except GenServeError as error:
+            if error.code != "stale_attempt":
+                raise
+            self._progress = None
+
+    async def _take_in_one(self, report: p.AnyReport) -> None:
+        match report:
+            case p.Stepped():
+                self._progress = report
+                self._flush_later()
+            case p.Snapshot():
+                await self._store_checkpoint(report)
+            case p.Preview():
+                await self._store_preview(report)
+            case p.Ended(stage=Stage.DECODE):
+                await self._record(report)
+                await self._store_result(report)
+            case _:
+                await self._record(report)
+
+    # ── facts ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _record(self, report: p.AnyReport | None) -> None:
+        """Append the waiting progress and then what the report says, together."""
+        progress, self._progress = self._progress, None
+
+        def decide(life: Life) -> list[e.AnyEvent]:
+            first = facts_of(life, progress) if progress else []
+            return first + (facts_of(imagine(life, first), report) if report else [])
+
+        await self._stream.record(decide)
+
+    async def part(self) -> None:
+        """Leave nothing behind but rows: progress is appended, checkpoints of an ended request are removed."""
+        await self.take_in_progress()
+        await self._stream.recover()
+        if self.life.has_ended and self.life.checkpoint is not None:
+            await asyncio.to_thread(remove, self.life.checkpoint.uri)
+
+    async def flush(self) -> None:
+        if self._progress is not None:
+            await self._record(None)
+
+    def _flush_later(self) -> None:
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush_after_a_while())
+
+    async def _flush_after_a_while(self) -> None:
+        await asyncio.sleep(self._settings.progress_s)
+        async with self.mailbox:
+            await self.take_in_progress()
+
+    async def take_in_progress(self) -> None:
+        """Append waiting progress; that of a finished attempt is dropped."""
+        try:
+            await self.flush()
+        except GenServeError as error:
+            if error.code != "stale_attempt":
+                raise
+
+    # ── files ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _store_checkpoint(self, report: p.Snapshot) -> None:
+        """Latents to disk, then the fact; an older step than the stored one is not worth keeping."""
+        known = self.life.checkpoint
+        if self.life.has_ended or report.attempt < self.life.attempt or (known and known.step >= report.step):
+            return
+        name = f"attempt-{report.attempt}-step-{report.step}.safetensors"
+        path = self._settings.checkpoints / self._request_id / name
+        sha256 = await asyncio.to_thread(write_durably, path, report.content)
+        fact = e.LatentsCheckpointed(report.attempt, report.step, str(path.absolute()), len(report.content), sha256)
+        await self._stream.record(lambda life: [] if life.has_ended or _has(life, fact) else [fact])
+        if known is not None:
+            await asyncio.to_thread(remove, known.uri)
+
+    async def _store_preview(self, report: p.Preview) -> None:
+        if self.life.has_ended or report.index < self.life.previews:
+            return
+        content, media_type = await asyncio.to_thread(encode_preview, self.spec, report.frames)
+        artifact = await self._store("partial", f"partial-{report.index}", content, media_type, report.attempt)
+        fact = e.ArtifactStored(artifact, report.index)
+        await self._stream.record(lambda life: [] if life.has_ended or life.previews > report.index else [fact])
+
+    async def _store_result(self, report: p.Ended) -> None:
+        """Encode the frames, store them, then end the request: completed, or cancelled if that came first."""
+        if self.life.has_ended or report.attempt < self.life.attempt:
+            return
+        facts: list[e.AnyEvent] = []
+        for result in await asyncio.to_thread(encode_results, self.spec, report.frames):
+            artifact = await self._store(result.kind, result.kind, result.content, result.media_type, report.attempt)
+            facts.append(e.ArtifactStored(artifact))
+
+        def end(life: Life) -> list[e.AnyEvent]:
+            if life.has_ended:
+                return []
+            if life.is_cancelling:
+                return [e.RequestCancelled("cancel requested before the result was stored")]
+            return [*facts, e.RequestCompleted(report.attempt)]
+
+        await self._stream.record(end, exclusive=True)
+
+    async def _store(self, kind: str, name: str, content: bytes, media_type: str, attempt: int) -> Artifact:
+        extension = media_type.rpartition("/")[2]
+        path = self._settings.artifacts / self._request_id / f"attempt-{attempt}" / f"{name}.{extension}"
+        sha256 = await asyncio.to_thread(write_durably, path, content)
+        return Artifact(kind, str(path.absolute()), media_type, len(content), sha256)
+
+
+def _has(life: Life, fact: e.LatentsCheckpointed) -> bool:
+    return life.checkpoint is not None and life.checkpoint.sha256 == fact.sha256
