@@ -93,11 +93,14 @@ class RequestPaused(Event, frozen=True):
 
 
 class LatentsCheckpointed(Event, frozen=True):
+    """``took_us`` is what writing the file took, 0 if nobody measured it."""
+
     attempt: int
     step: int
     uri: str
     size_bytes: int
     sha256: str
+    took_us: int = 0
 
 
 class ArtifactStored(Event, frozen=True):
