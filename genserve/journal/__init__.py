@@ -2,7 +2,6 @@
 
 from genserve.journal.contract import (
     ANY,
-    ArtifactRow,
     Head,
     IdempotencyKey,
     Producer,
@@ -25,11 +24,13 @@ from genserve.journal.errors import (
 )
 from genserve.journal.journal import Journal
 from genserve.journal.memory import MemoryStorage
-from genserve.journal.views import DELETED, RequestRow
+from genserve.journal.open import open_reader, open_storage
+from genserve.journal.views import DELETED, LATENTS, ArtifactRow, RequestRow
 
 __all__ = [
     "ANY",
     "DELETED",
+    "LATENTS",
     "ArtifactRow",
     "Fenced",
     "Head",
@@ -51,4 +52,6 @@ __all__ = [
     "Unit",
     "UnknownEvent",
     "VersionConflict",
+    "open_reader",
+    "open_storage",
 ]

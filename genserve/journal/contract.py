@@ -132,6 +132,22 @@ class Group(Struct, frozen=True):
         return self.rows[-1].chain_hash
 
 
+class CommitRow(NamedTuple):
+    """One row of ``commits``."""
+
+    commit_id: int
+    first_position: int
+    last_position: int
+    writer_epoch: int
+    recorded_us: int
+    chain_hash: bytes
+
+    @classmethod
+    def of(cls, group: Group) -> CommitRow:
+        first = group.commit_id
+        return cls(first, first, group.last, group.epoch, group.recorded_us, group.chain_hash)
+
+
 class StreamHead(Struct, frozen=True):
     """Highest version and highest fence of a stream."""
 
@@ -184,17 +200,6 @@ class StorageAway(Exception):
 
 class StorageRefused(Exception):
     """The database will not take this group because of what is in it; nothing of it was stored."""
-
-
-class CommitRow(NamedTuple):
-    """One row of ``commits``."""
-
-    commit_id: int
-    first_position: int
-    last_position: int
-    writer_epoch: int
-    recorded_us: int
-    chain_hash: bytes
 
 
 class Reader(Protocol):

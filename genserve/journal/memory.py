@@ -20,7 +20,7 @@ from genserve.journal.contract import (
 )
 from genserve.journal.errors import Fenced, LeaseHeld
 from genserve.journal.rows import to_recorded
-from genserve.journal.views import ArtifactRow, Projection, RequestRow, ViewChanges
+from genserve.journal.views import LATENTS, ArtifactRow, Projection, RequestRow, ViewChanges
 
 
 class MemoryStorage:
@@ -80,8 +80,7 @@ class MemoryStorage:
         self.rows += group.rows
         self.keys |= {(stored.key.tenant, stored.key.key): stored for stored in group.keys}
         self._show(self._projection.changes(group.batch))
-        commit = (group.commit_id, group.commit_id, group.last, group.epoch, group.recorded_us, group.chain_hash)
-        self.commits.append(CommitRow(*commit))
+        self.commits.append(CommitRow.of(group))
         return False
 
     def maintain(self) -> None:
@@ -111,6 +110,9 @@ class MemoryStorage:
             self.requests[row.request_id] = row
         for artifact in changes.artifacts:
             self.artifacts[artifact.request_id, artifact.kind, artifact.idx, artifact.step] = artifact
+        for key, artifact in self.artifacts.items() if changes.ended else ():
+            if artifact.kind == LATENTS and artifact.request_id in changes.ended:
+                self.artifacts[key] = artifact._replace(state="garbage")
 
 
 class MemoryReader:

@@ -5,7 +5,7 @@ They follow the events alone, so they can be dropped and rebuilt from the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +18,12 @@ from genserve.domain.request import RequestSpec, Stage, Status
 
 DELETED = "deleted"
 """The reason of a CancelRequested whose sender does not want to see the request again."""
+
+
+LATENTS = "latents"
+"""The kind of an artifact that holds a checkpoint."""
+
+_ENDS = (e.RequestCompleted, e.RequestCancelled, e.RequestFailed)
 
 
 class RequestRow(Struct, frozen=True):
@@ -69,11 +75,12 @@ class ArtifactRow(NamedTuple):
 
 
 class ViewChanges(Struct, frozen=True):
-    """Rows to write with a group of events: new requests, changed requests, and artifacts."""
+    """Rows to write with a group of events; ``ended`` are requests whose latents are garbage from now on."""
 
     inserts: tuple[RequestRow, ...] = ()
     updates: tuple[RequestRow, ...] = ()
     artifacts: tuple[ArtifactRow, ...] = ()
+    ended: tuple[str, ...] = ()
 
 
 _Handler = Callable[[RequestRow, Any, e.Recorded], RequestRow]
@@ -103,14 +110,14 @@ def apply(row: RequestRow, recorded: e.Recorded) -> RequestRow:
 
 
 def artifact_of(request_id: str, recorded: e.Recorded) -> ArtifactRow | None:
-    """The artifact an event speaks of: results and partial images, and checkpoints under the kind "latents"."""
+    """The artifact an event speaks of: results, partial images, and checkpoints as LATENTS."""
     event = recorded.event
     if isinstance(event, e.ArtifactStored):
         a = event.artifact
         fields = (a.kind, event.index, 0, _text(a.uri), a.media_type, a.size_bytes, a.sha256)
     elif isinstance(event, e.LatentsCheckpointed):
         media_type = "application/vnd.safetensors"
-        fields = ("latents", 0, event.step, _text(event.uri), media_type, event.size_bytes, event.sha256)
+        fields = (LATENTS, 0, event.step, _text(event.uri), media_type, event.size_bytes, event.sha256)
     else:
         return None
     return ArtifactRow(request_id, *fields, "committed", recorded.position)
@@ -126,7 +133,7 @@ class Projection:
         self._load = load
         self._live: dict[str, RequestRow] = {}
 
-    def changes(self, batch: Iterable[e.Recorded]) -> ViewChanges:
+    def changes(self, batch: Sequence[e.Recorded]) -> ViewChanges:
         events = [(r.stream[len(REQUEST_STREAM) :], r) for r in batch if r.stream.startswith(REQUEST_STREAM)]
         self._fetch({request_id: None for request_id, _ in events})
         inserts: dict[str, RequestRow] = {}
@@ -143,7 +150,8 @@ class Projection:
             if artifact is not None:
                 artifacts.append(artifact)
         self._keep(inserts | updates)
-        return ViewChanges(tuple(inserts.values()), tuple(updates.values()), tuple(artifacts))
+        ended = tuple(r.stream[len(REQUEST_STREAM) :] for r in batch if isinstance(r.event, _ENDS))
+        return ViewChanges(tuple(inserts.values()), tuple(updates.values()), tuple(artifacts), ended)
 
     def forget(self) -> None:
         self._live.clear()
@@ -170,35 +178,35 @@ def _stage_started(row: RequestRow, event: e.StageStarted, recorded: e.Recorded)
     return replace(row, status=status, attempt=event.attempt, started_us=started_us, steps_done=steps_done)
 
 
-def _steps_finished(row: RequestRow, event: e.StepsFinished, recorded: e.Recorded) -> RequestRow:
+def _steps_finished(row: RequestRow, event: e.StepsFinished, _recorded: e.Recorded) -> RequestRow:
     return row if event.attempt < row.attempt else replace(row, steps_done=event.to_step)
 
 
-def _stage_finished(row: RequestRow, event: e.StageFinished, recorded: e.Recorded) -> RequestRow:
+def _stage_finished(row: RequestRow, event: e.StageFinished, _recorded: e.Recorded) -> RequestRow:
     if event.attempt < row.attempt or event.stage is Stage.ENCODE:
         return row
     status = Status.FINISHING.value if event.stage is Stage.DECODE else row.status
     return replace(row, status=status, steps_done=row.steps)
 
 
-def _paused(row: RequestRow, event: e.RequestPaused, recorded: e.Recorded) -> RequestRow:
+def _paused(row: RequestRow, event: e.RequestPaused, _recorded: e.Recorded) -> RequestRow:
     if event.attempt < row.attempt:
         return row
     return replace(row, status=Status.PAUSED.value, steps_done=event.step, pauses=row.pauses + 1)
 
 
-def _checkpointed(row: RequestRow, event: e.LatentsCheckpointed, recorded: e.Recorded) -> RequestRow:
+def _checkpointed(row: RequestRow, event: e.LatentsCheckpointed, _recorded: e.Recorded) -> RequestRow:
     return replace(row, checkpoint_step=max(row.checkpoint_step, event.step))
 
 
-def _attempt_failed(row: RequestRow, event: e.AttemptFailed, recorded: e.Recorded) -> RequestRow:
+def _attempt_failed(row: RequestRow, event: e.AttemptFailed, _recorded: e.Recorded) -> RequestRow:
     if event.attempt < row.attempt:
         return row
     status = Status.WAITING.value
     return replace(row, status=status, attempt=event.attempt + 1, steps_done=row.checkpoint_step)
 
 
-def _completed(row: RequestRow, event: e.RequestCompleted, recorded: e.Recorded) -> RequestRow:
+def _completed(row: RequestRow, _event: e.RequestCompleted, recorded: e.Recorded) -> RequestRow:
     return _ended(row, Status.COMPLETED, recorded)
 
 
@@ -210,7 +218,7 @@ def _failed(row: RequestRow, event: e.RequestFailed, recorded: e.Recorded) -> Re
     return _ended(row, Status.FAILED, recorded, event.code, event.message)
 
 
-def _cancel_requested(row: RequestRow, event: e.CancelRequested, recorded: e.Recorded) -> RequestRow:
+def _cancel_requested(row: RequestRow, event: e.CancelRequested, _recorded: e.Recorded) -> RequestRow:
     return replace(row, is_deleted=row.is_deleted or event.reason == DELETED)
 
 

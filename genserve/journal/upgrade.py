@@ -1,0 +1,91 @@
+"""Brings a database to this code's schema and says where one stands; works from an installed wheel too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+
+import genserve
+from genserve.errors import InvariantBroken
+
+MIGRATIONS = Path(genserve.__file__).parent.parent / "migrations"
+"""Beside the package, in a checkout as in site-packages; not imported, since other projects use that name too."""
+
+MEMORY = "memory://"
+_LOCK = 0x67656E7365727665
+"""PostgreSQL advisory lock: two processes that upgrade at once wait for each other."""
+
+
+def upgrade(url: str) -> str:
+    """Run every migration that is missing, in one transaction, and return the schema's revision."""
+    if url == MEMORY:
+        return latest()
+    engine = _engine(url)
+    try:
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            return _revision(connection) or ""
+    finally:
+        engine.dispose()
+
+
+def current(url: str) -> str | None:
+    """The revision a database stands at; None when it was never set up."""
+    if url == MEMORY:
+        return latest()
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            return _revision(connection)
+    finally:
+        engine.dispose()
+
+
+def latest() -> str:
+    """The revision this code needs."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def check(url: str) -> None:
+    """Raise InvariantBroken (schema_mismatch) unless the database stands exactly at this code's revision."""
+    if current(url) != latest():
+        found = current(url) or "an empty database"
+        text_ = f"the database is at {found}, this code needs {latest()}: run `genserve db upgrade`"
+        raise InvariantBroken("schema_mismatch", text_)
+
+
+def _config() -> Config:
+    return Config(str(MIGRATIONS / "alembic.ini"))
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url)
+    if make_url(url).get_backend_name() == "sqlite":
+        make_transactional(engine)
+    return engine
+
+
+def make_transactional(engine: Engine) -> None:
+    """Give SQLite real transactions, also around DDL: Python's driver would otherwise commit at will."""
+
+    @event.listens_for(engine, "connect")
+    def _no_implicit_begin(connection: object, _record: object) -> None:
+        connection.isolation_level = None  # type: ignore[attr-defined]
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
