@@ -76,6 +76,7 @@ def _built_from(folder: Path) -> str | None:
 
 def _build(entry: ModelEntry, recipe: TinyRecipe, folder: Path) -> None:
     from genserve.diffusion.architectures import build_pipeline
+    from genserve.diffusion.quiet import quiet
 
     if folder.exists() and _built_from(folder) is None:
         message = f"{folder} holds something that was not built from a recipe: move it, or change {entry.name}'s path"
@@ -83,7 +84,8 @@ def _build(entry: ModelEntry, recipe: TinyRecipe, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{entry.name}-") as scratch:
         fresh = Path(scratch) / "checkpoint"
-        build_pipeline(recipe).save_pretrained(fresh)
+        with quiet():
+            build_pipeline(recipe).save_pretrained(fresh)
         (fresh / MARK).write_bytes(msgspec.json.encode({"digest": recipe_digest(recipe), "recipe": recipe}))
         _replace(folder, fresh, old=Path(scratch) / "old")
         if _built_from(folder) != recipe_digest(recipe):

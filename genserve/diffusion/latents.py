@@ -37,8 +37,21 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sha256: str = ""
 
 
-def save(model: DiffusionModel, denoising: Denoising, index: int = 0) -> bytes:
-    """One member of a batch, between two steps; equal states give equal bytes."""
+class Snapshot(msgspec.Struct, frozen=True):
+    """A member between two steps, with tensors of its own on the model's device; to be turned into bytes at leisure."""
+
+    header: Header
+    tensors: dict[str, torch.Tensor]
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes, equal for equal states; may run on another thread while the batch goes on."""
+        tensors = {name: tensor.to("cpu").contiguous() for name, tensor in sorted(self.tensors.items())}
+        header = msgspec.structs.replace(self.header, sha256=_digest(self.header, tensors))
+        return safetensors.torch.save(tensors, {"genserve": msgspec.json.encode(header).decode()})
+
+
+def snapshot(model: DiffusionModel, denoising: Denoising, index: int = 0) -> Snapshot:
+    """Copy one member now, so that stepping on does not change it."""
     member = denoising.members[index]
     tensors = {"latents": denoising.latents[index : index + 1], "generator": member.generator.get_state()}
     header = Header(
@@ -48,10 +61,12 @@ def save(model: DiffusionModel, denoising: Denoising, index: int = 0) -> bytes:
         step_index=denoising.step_index,
         components=dump_changes(member.components, member.prepared, tensors),
     )
-    # Sampler tensors may share storage with each other, which safetensors refuses: clone them.
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
-    header = msgspec.structs.replace(header, sha256=_digest(header, tensors))
-    return safetensors.torch.save(tensors, {"genserve": msgspec.json.encode(header).decode()})
+    return Snapshot(header, {name: tensor.detach().clone() for name, tensor in tensors.items()})
+
+
+def save(model: DiffusionModel, denoising: Denoising, index: int = 0) -> bytes:
+    """One member of a batch as bytes, between two steps."""
+    return snapshot(model, denoising, index).to_bytes()
 
 
 def load(

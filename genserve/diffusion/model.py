@@ -24,6 +24,7 @@ from genserve.diffusion.denoising import (
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.sampler_state import attributes_of
 from genserve.diffusion.stages import OwnComponents, Stages, own_components, run_blocks
+from genserve.errors import InvariantBroken
 
 PROMPTS_KEPT = 64
 
@@ -66,18 +67,27 @@ class DiffusionModel:
     def step(self, denoising: Denoising) -> None:
         """Advance every member by exactly one step, in place.
 
-        An exception out of the denoiser, such as out of memory, leaves the batch as it was before the step.
+        On a GPU it returns before the device is done (see synchronize). An exception out of the denoiser, such as
+        out of memory, leaves the batch as it was. Raises InvariantBroken ``steps_exhausted`` after the last step.
         """
+        if denoising.is_done:
+            raise InvariantBroken("steps_exhausted", f"{denoising.model} has done all {denoising.steps} steps")
         state, index = denoising.state, denoising.step_index
         components = OwnComponents(self.pipeline, denoising.components)
         self._stages.loop.loop_step(components, state, i=index, t=state.timesteps[index])
         denoising.step_index = index + 1
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished what it was told; a GPU otherwise runs behind the calls."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     @torch.no_grad()
     def decode(self, denoising: Denoising) -> list[Frames]:
         """Pixels of the latents as they are now, uint8 (frames, height, width, 3) per member; changes nothing.
 
         One member at a time: memory stays that of one, and nobody's pixels depend on the company.
+        Raises InvariantBroken ``pixels_not_finite`` when the model's arithmetic overflowed.
         """
         return [self._decode(denoising, index) for index in range(len(denoising.members))]
 
@@ -140,6 +150,9 @@ class DiffusionModel:
         state = PipelineState({**values, **_inputs(member.generation), "output_type": "np"})
         run_blocks(self._stages.decode, OwnComponents(self.pipeline, member.components), state)
         pixels = np.asarray(state.values["videos"][0] if self.entry.media == "video" else state.values["images"])
+        if not np.isfinite(pixels).all():
+            message = f"{self.entry.name} made pixels that are not numbers, seed {member.generation.seed}"
+            raise InvariantBroken("pixels_not_finite", message)
         frames: Frames = (pixels * 255).round().astype(np.uint8)
         return frames
 
