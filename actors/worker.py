@@ -20,7 +20,7 @@ from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.files import read_verified
-from genserve.scheduling.segments import Assignment, Revision, Runner, run_segment
+from genserve.scheduling.segments import LEAVING, Assignment, Revision, Runner, run_segment
 
 MAX_REMEMBERED = 1_000
 """Ended segments whose ids are kept, so that a repeated command is recognised."""
@@ -146,9 +146,17 @@ class Worker:
 
         def post(report: p.AnyReport) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-                loop.call_soon_threadsafe(self._outbox.post, actors[report.request_id], report)
+                loop.call_soon_threadsafe(self._pass_on, actors[report.request_id], report)
 
         return post
+
+    def _pass_on(self, actor: str, report: p.AnyReport) -> None:
+        """Send a report; if the request leaves its segment with it, its segments queued so far are void."""
+        if isinstance(report, LEAVING):
+            for segment_id, revision in self._revisions.items():
+                if segment_id != report.segment_id:
+                    revision.skip = (*revision.skip, report.request_id)
+        self._outbox.post(actor, report)
 
     async def _fetch(self, command: p.RunSegment, revision: Revision) -> dict[str, bytes]:
         """Latents that another worker or the disk holds, for members that this one does not."""
@@ -157,7 +165,8 @@ class Worker:
         runner = self._require_runner()
         found = {}
         for member in command.members:
-            is_needed = member.request_id not in revision.drop and not runner.holds(member.request_id, member.attempt)
+            is_out = member.request_id in revision.drop or member.request_id in revision.skip
+            is_needed = not is_out and not runner.holds(member.request_id, member.attempt)
             content = await self._fetch_one(member, command.from_step) if is_needed else None
             if content is not None:
                 found[member.request_id] = content

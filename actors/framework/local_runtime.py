@@ -18,7 +18,7 @@ class LocalRuntime:
         self._makers: dict[str, Callable[[], Any]] = {}
         self._calls: dict[str, set[asyncio.Task[Any]]] = {}
 
-    async def spawn(self, name: str, factory: Callable[..., Any], *args: Any) -> Ref:
+    async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
         if name not in self._actors:
             self._makers[name] = lambda: factory(self, *args)
             self._actors[name] = self._makers[name]()

@@ -13,6 +13,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from actors.framework.runtime import Ref, UnreachableError
 
 NAMESPACE = "genserve"
+MAX_CALLS = 1_000
+"""Calls one actor may have under way; more wait in Ray's queue."""
 
 
 class RayRuntime:
@@ -22,15 +24,22 @@ class RayRuntime:
     repeated: whoever calls knows whether repeating is safe.
     """
 
-    def __init__(self, **defaults: Any) -> None:
-        self._defaults = defaults
-
-    async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, **options: Any) -> Ref:
-        actor_class = ray.remote(_Skin)
-        settings: dict[str, Any] = {"max_restarts": -1, "max_concurrency": 1000, "num_cpus": 0, **self._defaults}
-        handle: Any = actor_class.options(
-            name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **{**settings, **options}
-        ).remote(factory, args)
+    async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
+        handle: Any = (
+            ray.remote(_Skin)
+            .options(
+                name=name,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_concurrency=MAX_CALLS,
+                num_cpus=0,
+                num_gpus=gpus,
+                runtime_env={"env_vars": _thread_limits(threads)},
+            )
+            .remote(factory, args)
+        )
         return RayRef(name, handle)
 
     def find(self, name: str) -> Ref:
@@ -80,6 +89,12 @@ class _Skin:
     async def ask(self, method: str, args: tuple[Any, ...]) -> Any:
         result = getattr(self._actor, method)(*args)
         return await result if asyncio.iscoroutine(result) else result
+
+
+def _thread_limits(threads: int) -> dict[str, str]:
+    if not threads:
+        return {}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def _cause(error: RayTaskError) -> Exception:

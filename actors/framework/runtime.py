@@ -31,8 +31,11 @@ class Ref(Protocol):
 class Runtime(Protocol):
     """Creates, finds and removes actors by name."""
 
-    async def spawn(self, name: str, factory: Callable[..., Any], *args: Any) -> Ref:
-        """The actor of that name, made by ``factory(runtime, *args)`` unless it already runs."""
+    async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
+        """The actor of that name, made by ``factory(runtime, *args)`` unless it already runs.
+
+        ``gpus`` reserves devices for it; ``threads`` bounds its numeric libraries, 0 leaves them alone.
+        """
 
     def find(self, name: str) -> Ref:
         """Its address, whether or not it runs; asking a missing actor raises UnreachableError."""

@@ -1,0 +1,64 @@
+"""Becoming the leader: lease, history, and what nobody is in charge of any more; not what a leader does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from genserve.config import Settings
+from genserve.domain.cluster import ClusterState
+from genserve.domain.costs import CostData
+from genserve.domain.events import AnyEvent, AttemptFailed, CostsUpdated, LeaderElected, PlannerChanged, Recorded
+from genserve.domain.ids import request_stream
+from genserve.domain.request import Status
+from genserve.journal.errors import JournalUnavailable, LeaseHeld
+from genserve.journal.journal import Journal
+from genserve.planners.interface import Planner
+from genserve.scheduling.costs import load_costs
+
+LEASE_S = 3.0
+PAGE = 1000
+
+
+async def lead(journal: Journal, holder: str) -> None:
+    """Take the lease, waiting for another holder's to expire and for a database that is away."""
+    while True:
+        try:
+            await journal.take_over(holder, lease_s=LEASE_S)
+        except (LeaseHeld, JournalUnavailable) as busy:
+            await asyncio.sleep(min(busy.retry_after_s, LEASE_S / 3))
+        else:
+            return
+
+
+async def read_history(journal: Journal) -> Iterable[Sequence[Recorded]]:
+    """The whole log, page by page."""
+    pages: list[Sequence[Recorded]] = []
+    position = 0
+    while position < journal.position:
+        page = await asyncio.to_thread(journal.reader.read, position, PAGE)
+        pages.append(page)
+        position = page[-1].position
+    return pages
+
+
+def introduction(
+    state: ClusterState, planner: Planner, *, epoch: int, holder: str, settings: Settings
+) -> list[AnyEvent]:
+    """What a new leader tells the log first: itself, and its planner and costs where they differ from the log's."""
+    events: list[AnyEvent] = [LeaderElected(epoch, holder)]
+    if planner.digest != state.planner_digest:
+        events.append(PlannerChanged(planner.name, planner.digest, planner.parameters()))
+    costs: CostData | None = load_costs(settings.costs)
+    if costs is not None and costs != state.costs.data:
+        events.append(CostsUpdated(costs))
+    return events
+
+
+def orphans(state: ClusterState, serving: set[str]) -> list[tuple[str, AnyEvent]]:
+    """Requests whose decoded pixels died with their actor: they are made again from the last checkpoint."""
+    return [
+        (request_stream(r.request_id), AttemptFailed(r.attempt, "result_lost", "its actor died before storing it"))
+        for r in sorted(state.requests.values(), key=lambda r: r.request_id)
+        if r.status is Status.FINISHING and r.request_id not in serving
+    ]

@@ -1,0 +1,305 @@
+"""The scheduler actor: owns the log's write path and the decision; not the GPUs, not the requests.
+
+It hosts the journal (the single writer) and the loop. Every committed batch is folded, decided upon and only then
+acknowledged, and a decision stands in the log right behind the facts that it saw. A crash loses nothing that was
+acknowledged: the next scheduler folds the log, greets the workers, sends again what is under way, and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from actors.dispatch import Dispatch
+from actors.fleet import Fleet, WorkerSlot
+from actors.forecasts import Forecasts
+from actors.framework.runtime import Runtime
+from actors.leadership import LEASE_S, introduction, lead, orphans, read_history
+from actors.pool import RequestPool
+from actors.request import RequestActorSettings
+from genserve.config import Settings
+from genserve.domain.events import (
+    AnyEvent,
+    CancelRequested,
+    Recorded,
+    RequestCancelled,
+    RequestCompleted,
+    RequestDeleted,
+    RequestFailed,
+    RequestSubmitted,
+    WakeReached,
+)
+from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM, request_stream
+from genserve.domain.request import Status
+from genserve.errors import CallerError, InvariantBroken, RefusedByPolicy
+from genserve.journal.contract import IdempotencyKey, Unit
+from genserve.journal.errors import VersionConflict
+from genserve.journal.journal import Journal
+from genserve.journal.open import open_storage
+from genserve.planners.registry import build_planner
+from genserve.scheduling.gateway import Forecast, Health, Submission
+from genserve.scheduling.loop import Loop
+from genserve.scheduling.telemetry.translator import Translator
+from observability.logging import get_logger
+from observability.metrics import Metrics
+from observability.tracing import setup_tracing
+
+NAME = "scheduler"
+MAX_WAIT_S = 30.0
+ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
+
+
+class Scheduler:
+    """Plain class; every public method first makes sure that this process leads and has recovered."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: Settings,
+        *,
+        slots: tuple[WorkerSlot, ...],
+        holder: str,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._settings = settings
+        self._holder = holder
+        self._clock_us = clock_us
+        self._log = get_logger("genserve.scheduler")
+        self._metrics = Metrics()
+        self._translator = Translator(log=self._log, tracing=setup_tracing(), metrics=self._metrics)
+        self._journal = Journal(open_storage(settings.database), on_commit=self._on_commit, clock_us=clock_us)
+        self._fleet = Fleet(runtime, slots, record=self._record)
+        self._pool = RequestPool(
+            runtime,
+            RequestActorSettings(
+                settings.artifacts, settings.checkpoints, settings.durability.progress_every_ms / 1000
+            ),
+            size=settings.cluster.request_actors,
+            is_idle=self._is_idle,
+        )
+        self._dispatch = Dispatch(
+            self._fleet,
+            self._pool,
+            lambda: self._loop.state,
+            checkpoint_every=settings.durability.checkpoint_every_steps,
+        )
+        self._loop = Loop(build_planner(settings.planner, settings.planner_parameters), dispatcher=self._dispatch)
+        self._forecasts = Forecasts(self._loop)
+        self._moved = asyncio.Condition()
+        self._starting: asyncio.Task[None] | None = None
+        self._leads = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[Any]] = set()
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Take the lease, recover and reconcile; returns when the first decision may be made."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def stop(self) -> None:
+        """Store what waits and give up the journal; workers are the caller's to stop."""
+        self._fleet.stop()
+        await self._journal.close()
+
+    async def _start(self) -> None:
+        await lead(self._journal, self._holder)
+        for batch in await read_history(self._journal):
+            self._loop.fold(batch)
+            self._translator.warm(batch)
+        await self._introduce()
+        known = {w.worker_id: w.incarnation for w in self._loop.state.workers.values()}
+        serving = await self._pool.start()
+        await self._fleet.start(self._journal.epoch, known)
+        self._dispatch.resend()
+        for stream, event in orphans(self._loop.state, serving):
+            await self._record(stream, event)
+        self._leads = True
+        await self._record(SCHEDULER_STREAM, WakeReached())
+        self._soon(self._keep_lease())
+
+    async def _introduce(self) -> None:
+        facts = introduction(
+            self._loop.state,
+            self._loop.planner,
+            epoch=self._journal.epoch,
+            holder=self._holder,
+            settings=self._settings,
+        )
+        for event in facts:
+            await self._record(SCHEDULER_STREAM, event)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with contextlib.suppress(RefusedByPolicy):
+                await self._journal.renew_lease(lease_s=LEASE_S)
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_commit(self, batch: Sequence[Recorded]) -> Sequence[Unit]:
+        """The journal's hook: fold, act, decide; what it returns is recorded next, before anything else."""
+        asyncio.get_running_loop().call_soon(self._tell, batch)
+        if not self._leads:
+            self._loop.fold(batch)
+            return ()
+        self._release_ended(batch)
+        try:
+            units = [Unit(stream, (event,)) for stream, event in self._loop.observe(batch, self._clock_us())]
+        except InvariantBroken as error:
+            self._log.error("planner refused", code=error.code, message=error.message)
+            return ()
+        self._set_alarm()
+        return units
+
+    def _tell(self, batch: Sequence[Recorded]) -> None:
+        self._translator.translate(batch)
+        self._soon(self._notify())
+
+    async def _notify(self) -> None:
+        async with self._moved:
+            self._moved.notify_all()
+
+    def _release_ended(self, batch: Sequence[Recorded]) -> None:
+        """Free the processes and the memory of requests that this batch ends."""
+        for recorded in batch:
+            if recorded.stream.startswith(REQUEST_STREAM) and isinstance(recorded.event, ENDS):
+                request_id = recorded.stream[len(REQUEST_STREAM) :]
+                request = self._loop.state.requests.get(request_id)
+                self._pool.release(request_id)
+                if request is not None and request.home:
+                    self._fleet.forget(request.home, request_id)
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        wake_at_us = self._loop.wake_at_us
+        if wake_at_us:
+            delay_s = max(0.0, (wake_at_us - self._clock_us()) / 1e6)
+            self._alarm = asyncio.get_running_loop().call_later(delay_s, self._ring, wake_at_us)
+
+    def _ring(self, wake_at_us: int) -> None:
+        self._journal.append_soon([Unit(SCHEDULER_STREAM, (WakeReached(wake_at_us),))])
+
+    def _is_idle(self, request_id: str) -> bool:
+        request = self._loop.state.requests.get(request_id)
+        return request is None or (not request.segments and request.status is not Status.FINISHING)
+
+    def _soon(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ── facts ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _record(self, stream: str, event: AnyEvent) -> None:
+        await self._journal.append([Unit(stream, (event,))])
+
+    async def extend(
+        self, stream: str, after: int, events: tuple[AnyEvent, ...], expected: int
+    ) -> tuple[bool, Sequence[Recorded]]:
+        """Append a request actor's facts: (whether they were appended, the stream beyond version ``after``).
+
+        They are not when ``expected`` is a version and the stream has moved on.
+        Raises GenServeError ``stale_attempt``: the log has moved on to another attempt, or the request has ended.
+        """
+        await self.start()
+        self._refuse_stale(stream, events)
+        try:
+            await self._journal.append([Unit(stream, events, expected)])
+        except VersionConflict:
+            return False, await self.read_stream(stream, after)
+        return True, await self.read_stream(stream, after)
+
+    def _refuse_stale(self, stream: str, events: tuple[AnyEvent, ...]) -> None:
+        request = self._loop.state.requests.get(stream[len(REQUEST_STREAM) :])
+        for event in events:
+            attempt = getattr(event, "attempt", None)
+            if request is None or (attempt is not None and attempt < request.attempt):
+                message = f"{type(event).__name__} on {stream} is about an attempt that is over"
+                raise CallerError("stale_attempt", message)
+
+    async def read_stream(self, stream: str, after: int) -> Sequence[Recorded]:
+        """A stream's events beyond a version, oldest first."""
+        return await asyncio.to_thread(self._journal.reader.read_stream, stream, after)
+
+    # ── clients ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(self, submission: Submission) -> tuple[str, ...]:
+        """Record the requests of one call together; their ids, or those of the first call with this key.
+
+        Safe to repeat. Raises RefusedByPolicy ``queue_full``, CallerError ``idempotency_conflict``.
+        """
+        await self.start()
+        self._refuse_overflow(len(submission.requests))
+        ids = tuple(spec.request_id for spec in submission.requests)
+        units = [
+            Unit(request_stream(spec.request_id), (RequestSubmitted(spec),), 0, occurred_us=spec.arrival_us)
+            for spec in submission.requests
+        ]
+        try:
+            receipt = await self._journal.append(units, key=_key(submission, ids))
+        except VersionConflict:
+            return ids
+        return receipt.idempotency.request_ids if receipt.idempotency else ids
+
+    def _refuse_overflow(self, more: int) -> None:
+        live = len(self._loop.state.requests)
+        limit = self._settings.limits.max_queued
+        if live + more > limit:
+            raise RefusedByPolicy("queue_full", f"{live} requests are live, at most {limit} may be", None, 5.0)
+
+    async def cancel(self, request_id: str, reason: str) -> None:
+        """Record the wish to stop; a no-op when the request has ended or was cancelled before."""
+        await self.start()
+        request = self._loop.state.requests.get(request_id)
+        if request is not None and not request.cancelling:
+            await self._record(request_stream(request_id), CancelRequested(reason))
+
+    async def delete(self, request_id: str) -> None:
+        """Record that the client does not want to see the request any more."""
+        await self.start()
+        await self._record(request_stream(request_id), RequestDeleted())
+
+    async def changes(self, after: int, timeout_s: float) -> int:
+        """The log's last position, as soon as it is beyond ``after`` or the time is up."""
+        await self.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(timeout_s, MAX_WAIT_S)), self._moved:
+                await self._moved.wait_for(lambda: self._journal.position > after)
+        return self._journal.position
+
+    async def forecast(self, request_id: str) -> Forecast | None:
+        """The planner's own projection for a live request."""
+        await self.start()
+        return await self._forecasts.find(request_id, self._clock_us())
+
+    async def health(self) -> Health:
+        """Ready means: leads, the database answers, and at least one worker has joined."""
+        state = self._loop.state
+        is_ready = self._leads and self._journal.is_available and bool(self._fleet.alive)
+        details = {
+            "position": self._journal.position,
+            "epoch": self._journal.epoch,
+            "planner": self._loop.planner.name,
+            "live_requests": len(state.requests),
+            "workers": {w.worker_id: w.device for w in state.workers.values()},
+        }
+        scheduler = "leading" if self._leads else "recovering"
+        return Health(is_ready, scheduler, len(self._fleet.alive), details)
+
+    async def metrics(self) -> bytes:
+        return self._metrics.render()
+
+
+def _key(submission: Submission, ids: tuple[str, ...]) -> IdempotencyKey | None:
+    if not submission.idempotency_key:
+        return None
+    kind = submission.requests[0].media.value
+    return IdempotencyKey(submission.tenant, submission.idempotency_key, submission.body_hash, ids, kind)

@@ -1,0 +1,195 @@
+"""The real Runner: diffusion models on one device, and what it holds of requests between segments.
+
+The only module of this package that imports torch; nothing but a worker imports it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from genserve.diffusion.catalog import Catalog
+from genserve.diffusion.denoising import Conditioning, Denoising, join, split
+from genserve.diffusion.generation import Generation
+from genserve.diffusion.latents import load, snapshot
+from genserve.diffusion.load import load_model
+from genserve.domain.request import RequestSpec, Stage
+from genserve.errors import GenServeError
+from genserve.scheduling.protocol import Member
+from genserve.scheduling.segments import Held
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One request between segments: its embeddings and, once it has begun, its latents and sampler."""
+
+    attempt: int
+    conditioning: Conditioning | None = None
+    denoising: Denoising | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Requests that share steps, in the order of the rows of ``denoising``."""
+
+    members: tuple[Member, ...]
+    denoising: Denoising
+
+
+class Device:
+    """All models of a catalog on one device, loaded once; used by the step thread, asked by the event loop."""
+
+    def __init__(self, catalog: Catalog, models_dir: Path, *, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.device = pick_device(device)
+        self._models = {
+            entry.name: load_model(entry, models_dir, device=self.device)
+            for entry in catalog.models
+            if entry.folder(models_dir).is_dir()
+        }
+        self._kept: dict[str, _Kept] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the device; 0 where it is the host's."""
+        if torch.device(self.device).type != "cuda":
+            return 0
+        return int(torch.cuda.get_device_properties(self.device).total_memory)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
+    @property
+    def resident(self) -> tuple[tuple[str, Stage], ...]:
+        return tuple((name, stage) for name in sorted(self._models) for stage in Stage)
+
+    # ── what is held ─────────────────────────────────────────────────────────────────────────────────────
+
+    def holds(self, request_id: str, attempt: int) -> bool:
+        return self._find(request_id, attempt) is not None
+
+    def forget(self, request_id: str) -> None:
+        with self._lock:
+            self._kept.pop(request_id, None)
+
+    def take(self, request_id: str, attempt: int) -> Held | None:
+        kept = self._find(request_id, attempt)
+        if kept is None or kept.denoising is None:
+            return None
+        self.forget(request_id)
+        return snapshot(self._models[kept.denoising.model], kept.denoising).to_bytes
+
+    def restore(self, member: Member, content: bytes) -> None:
+        model = self._models[member.spec.model]
+        denoising = load(model, generation_of(member.spec), content)
+        self._keep(member, _Kept(member.attempt, denoising.members[0].conditioning, denoising))
+
+    def _find(self, request_id: str, attempt: int) -> _Kept | None:
+        with self._lock:
+            kept = self._kept.get(request_id)
+        return kept if kept is not None and kept.attempt == attempt else None
+
+    def _keep(self, member: Member, kept: _Kept) -> None:
+        with self._lock:
+            self._kept[member.request_id] = kept
+
+    # ── stages ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def encode(self, members: tuple[Member, ...]) -> None:
+        model = self._models[members[0].spec.model]
+        generations = [generation_of(member.spec) for member in members]
+        for member, conditioning in zip(members, _run(model.encode, generations), strict=True):
+            self._keep(member, _Kept(member.attempt, conditioning))
+
+    def begin(self, members: tuple[Member, ...]) -> _Batch:
+        return _Batch(members, _run(join, [self._denoising(member) for member in members]))
+
+    def _denoising(self, member: Member) -> Denoising:
+        kept = self._find(member.request_id, member.attempt)
+        if kept is None or kept.conditioning is None:
+            message = f"attempt {member.attempt} of {member.request_id} is not on this device"
+            raise GenServeError("unknown_latents", message)
+        if kept.denoising is None:
+            model = self._models[member.spec.model]
+            kept.denoising = _run(model.prepare, [generation_of(member.spec)], [kept.conditioning])
+        return kept.denoising
+
+    def position(self, batch: _Batch) -> int:
+        return batch.denoising.step_index
+
+    def step(self, batch: _Batch) -> None:
+        model = self._models[batch.denoising.model]
+        _run(model.step, batch.denoising)
+        model.synchronize()
+
+    def without(self, batch: _Batch, request_ids: tuple[str, ...]) -> _Batch:
+        keep = [i for i, member in enumerate(batch.members) if member.request_id not in request_ids]
+        if not keep:
+            return batch
+        return _Batch(tuple(batch.members[i] for i in keep), split(batch.denoising, keep))
+
+    def end(self, batch: _Batch) -> None:
+        is_alone = len(batch.members) == 1
+        for index, member in enumerate(batch.members):
+            denoising = batch.denoising if is_alone else split(batch.denoising, [index])
+            self._keep(member, _Kept(member.attempt, denoising.members[0].conditioning, denoising))
+
+    def snapshot(self, batch: _Batch, request_id: str) -> Held:
+        model = self._models[batch.denoising.model]
+        return snapshot(model, batch.denoising, _index(batch, request_id)).to_bytes
+
+    def preview(self, batch: _Batch, request_id: str) -> Any:
+        alone = split(batch.denoising, [_index(batch, request_id)])
+        return self._decode(alone)
+
+    def decode(self, members: tuple[Member, ...]) -> dict[str, Any]:
+        frames = {member.request_id: self._decode(self._denoising(member)) for member in members}
+        for member in members:
+            self.forget(member.request_id)
+        return frames
+
+    def _decode(self, denoising: Denoising) -> Any:
+        return _run(self._models[denoising.model].decode, denoising)[0]
+
+
+def pick_device(wish: str) -> str:
+    """``auto`` is this process's first GPU, or the CPU where there is none."""
+    if wish != "auto":
+        return wish
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def generation_of(spec: RequestSpec) -> Generation:
+    """What decides the pixels of a request."""
+    return Generation(
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        width=spec.shape.width,
+        height=spec.shape.height,
+        frames=spec.shape.frames,
+        steps=spec.steps,
+        seed=spec.seed,
+        guidance_scale=spec.guidance_scale,
+    )
+
+
+def _run(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call into a model; a full device becomes an error of ours with a code."""
+    try:
+        return work(*args, **kwargs)
+    except torch.OutOfMemoryError as error:
+        raise GenServeError("out_of_memory", str(error)) from error
+
+
+def _index(batch: _Batch, request_id: str) -> int:
+    return next(i for i, member in enumerate(batch.members) if member.request_id == request_id)
