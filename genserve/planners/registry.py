@@ -14,11 +14,12 @@ from genserve.errors import CallerError
 from genserve.planners.edf import Edf
 from genserve.planners.fifo import Fifo
 from genserve.planners.interface import Parameter, Planner, Policy
+from genserve.planners.save import Save
 from genserve.planners.sjf import Sjf
 from genserve.planners.srtf import Srtf
 
 GROUP = "genserve.planners"
-_BUILT_IN: tuple[type[Policy], ...] = (Fifo, Sjf, Srtf, Edf)
+_BUILT_IN: tuple[type[Policy], ...] = (Fifo, Sjf, Srtf, Edf, Save)
 
 
 def planner_types() -> dict[str, type[Policy]]:

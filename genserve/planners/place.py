@@ -1,0 +1,91 @@
+"""Which GPUs: groups inside one node, aligned blocks where there are any; not how many.
+
+Any set inside a node is a legal group (GenServe and TetriServe create all of them at start-up); aligned power-of-two
+blocks come first because they are the ones every cluster creates in advance, and because keeping them whole keeps
+wide groups possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from genserve.planners.view import View
+
+
+class Places:
+    """Free GPUs of one decision, taken group by group."""
+
+    def __init__(self, view: View, *, aligned_only: bool = False) -> None:
+        self._nodes = view.nodes
+        self._node_of = view.node_of
+        self._aligned_only = aligned_only
+        self.free: dict[str, list[str]] = {node: list(ids) for node, ids in view.free.items()}
+        self.count = view.free_count
+
+    def room(self, node: str) -> int:
+        return len(self.free.get(node, ()))
+
+    def node_of(self, worker_id: str) -> str:
+        return self._node_of.get(worker_id, "")
+
+    def widest(self) -> int:
+        """The largest power of two that fits into one node now."""
+        most = max((len(w) for w in self.free.values()), default=0)
+        return 1 << (most.bit_length() - 1) if most else 0
+
+    def try_take(self, degree: int, *, home: str = "", node: str = "") -> tuple[str, ...] | None:
+        """A group of ``degree`` led by ``home`` where it is free; else in its node; else in the fullest node that fits.
+
+        ``node`` restricts the search. None when no node has the room.
+        """
+        own = node or self.node_of(home)
+        fits = [n for n, w in self.free.items() if len(w) >= degree and (not node or n == node)]
+        for name in sorted(fits, key=lambda n: (n != own, len(self.free[n]), n)):
+            group = self._choose(name, degree, home)
+            if group is not None:
+                self._remove(name, group)
+                return group
+        return None
+
+    def give_back(self, workers: Iterable[str]) -> None:
+        """GPUs that are free after all."""
+        for worker_id in workers:
+            node = self.node_of(worker_id)
+            self.free[node] = sorted([*self.free.get(node, []), worker_id])
+            self.count += 1
+
+    def reserve(self, node: str, count: int) -> None:
+        """Keep so many GPUs of a node idle: someone grows into them at its next boundary."""
+        self.free[node] = self.free[node][: len(self.free[node]) - count]
+        self.count -= count
+
+    def _remove(self, node: str, group: Collection[str]) -> None:
+        self.free[node] = [w for w in self.free[node] if w not in group]
+        self.count -= len(group)
+
+    def _choose(self, node: str, degree: int, home: str) -> tuple[str, ...] | None:
+        free = set(self.free[node])
+        members = self._nodes[node]
+        if degree == 1 and home in free:
+            return (home,)
+        blocks = (tuple(members[i : i + degree]) for i in range(0, len(members) - degree + 1, degree))
+        whole = [b for b in blocks if free.issuperset(b)]
+        if whole:
+            block = min(whole, key=lambda b: (home not in b, self._spoils(members, b, free), b))
+        elif self._aligned_only:
+            return None
+        else:
+            order = sorted(self.free[node], key=lambda w: (w != home, w))
+            block = tuple(order[:degree])
+        return block if home not in block else (home, *(w for w in block if w != home))
+
+    def _spoils(self, members: list[str], block: tuple[str, ...], free: set[str]) -> int:
+        """How large a free block would be broken up."""
+        width, size = len(block), len(members)
+        start = members.index(block[0])
+        while width * 2 <= size:
+            low = start // (width * 2) * (width * 2)
+            if not free.issuperset(members[low : low + width * 2]):
+                break
+            width *= 2
+        return width

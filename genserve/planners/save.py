@@ -1,0 +1,254 @@
+"""SAVE: select whom to save, allocate their need, verify what switching costs, expand into what is idle. Ours.
+
+Each part can be switched off by a parameter. Every call recomputes everything; what is remembered (the arrivals of
+each class, the ageing credit) is a fold over events.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from genserve.domain.cluster import ClusterState
+from genserve.domain.events import Recorded
+from genserve.domain.plan import Plan, Waiting
+from genserve.planners.interface import Policy
+from genserve.planners.memory import AGED, BOUGHT, Arrivals, Memory, forecast_classes, remember
+from genserve.planners.realise import Style, Target, plan_for
+from genserve.planners.view import Task, View
+
+AGE_FACTOR = 6
+CREDIT_CAP_S = 30
+
+
+class Save(Policy, frozen=True):
+    """Parts: selection, forecast, ageing (``phi``), sp and image_sp, pausing, forced_room, image_exception, expansion,
+    holding, need_test (off: the smallest feasible degree, switches free)."""
+
+    title: ClassVar[str] = "save"
+
+    selection: bool = True
+    forecast: bool = True
+    phi: float = 0.05
+    sp: bool = True
+    image_sp: bool = True
+    pausing: bool = True
+    forced_room: bool = True
+    image_exception: bool = True
+    expansion: bool = True
+    holding: bool = True
+    need_test: bool = True
+    aligned_only: bool = False
+    margin_us: int = 20_000
+
+    def begin(self) -> Memory:
+        return Memory()
+
+    def remember(self, memory: Memory, recorded: Recorded) -> Memory:
+        return remember(memory, recorded)
+
+    def plan(self, state: ClusterState, memory: Any) -> Plan:
+        view = View(state)
+        if not view.tasks or not view.gpus:
+            waiting = tuple(Waiting(t.request_id, "no worker has joined") for t in view.tasks)
+            return Plan(waiting=waiting, note="nothing to plan")
+        return _Decision(self, view, memory).plan()
+
+    @property
+    def style(self) -> Style:
+        return Style(
+            may_pause=self.pausing,
+            forced_room=self.forced_room,
+            image_exception=self.image_exception,
+            may_hold=self.holding,
+            may_grow=self.pausing,
+            aligned_only=self.aligned_only,
+        )
+
+
+class _Decision:
+    def __init__(self, parts: Save, view: View, memory: Memory) -> None:
+        self.parts = parts
+        self.view = view
+        self.memory = memory
+        self.open = [t for t in view.tasks if not t.is_bound]
+        self.switch_us = float(view.prices.switch_us) if parts.need_test else 0.0
+        self.resume_us = float(view.prices.resume_us) if parts.need_test else 0.0
+        self.left = view.gpus - view.bound_gpus - sum(t.degree for t in view.tasks if t.is_bound and t.degree > 1)
+        self.told: list[Waiting] = []
+
+    def plan(self) -> Plan:
+        for task in self.open:
+            self._limit(task)
+            self._find_need(task)
+        saved, given_up = self._select()
+        late = [t for t in self.open if not t.need]
+        bought = self._age([*late, *given_up])
+        targets = self._allocate(bought, saved)
+        if self.parts.expansion:
+            targets = self._expand(targets, given_up, late)
+        self._tell(targets, given_up, late)
+        return plan_for(self.view, targets, self.parts.style, waiting=self.told)
+
+    # ── 1. budget and need ───────────────────────────────────────────────────────────────────────────────
+
+    def _limit(self, task: Task) -> None:
+        if not self.parts.sp or (task.is_image and not self.parts.image_sp):
+            task.degrees = task.degrees[:1]
+
+    def _find_need(self, task: Task) -> None:
+        """The degree that makes it with the fewest GPU-seconds; a wider one must be 5% cheaper. 0 when it is late."""
+        budget = task.deadline_us - self.view.now_us - task.decode_us - task.encode_us - self.parts.margin_us
+        best, best_cost = 0, 0.0
+        for degree in task.degrees:
+            run_us = task.run_us(degree) + self._change_us(task, degree)
+            if run_us <= budget and (not best or degree * run_us < 0.95 * best_cost):
+                best, best_cost = degree, degree * run_us
+        task.need, task.work = best, best_cost + task.decode_us + task.encode_us
+
+    def _change_us(self, task: Task, degree: int) -> float:
+        if task.degree == degree and not task.is_stopping:
+            return 0.0
+        if not task.last:
+            return 0.0
+        return self.resume_us if task.last == degree else self.switch_us + self.resume_us
+
+    # ── 2. select: whom to save ──────────────────────────────────────────────────────────────────────────
+
+    def _select(self) -> tuple[list[Task], list[Task]]:
+        """Moore-Hodgson on a fluid, malleable machine: in deadline order, give up the largest work while too full."""
+        able = [t for t in self.open if t.need]
+        if not self.parts.selection:
+            return able, []
+        classes = forecast_classes(self.memory, self.view) if self.parts.forecast else []
+        due, gone = 0.0, set()
+        heap: list[tuple[float, str]] = []
+        for task in able:
+            due += task.work
+            heapq.heappush(heap, (-task.work, task.request_id))
+            horizon = task.deadline_us - self.view.now_us
+            while heap and due > self._capacity(horizon, classes, -heap[0][0]):
+                work, request_id = heapq.heappop(heap)
+                due += work
+                gone.add(request_id)
+        saved = [t for t in able if t.request_id not in gone]
+        return saved, [t for t in able if t.request_id in gone]
+
+    def _capacity(self, horizon_us: float, classes: Iterable[Arrivals], largest_us: float) -> float:
+        """GPU time until then, less what is bound and what cheaper requests still to come will want."""
+        capacity = self.view.gpus * horizon_us - self.view.bound_us
+        for kind in classes:
+            if kind.cost_us < largest_us and kind.allowance_us < horizon_us:
+                capacity -= kind.per_us * kind.cost_us * (horizon_us - kind.allowance_us)
+        return capacity
+
+    # ── 3. ageing credit ─────────────────────────────────────────────────────────────────────────────────
+
+    def _age(self, hopeless: list[Task]) -> list[Task]:
+        """Requests that were paid for out of the credit of the old, oldest first; told so, for memory is the log."""
+        if self.parts.phi <= 0:
+            return []
+        bought = [t for t in self.open if t.request_id in self.memory.bought]
+        queue = [t for t in hopeless if t.request_id not in self.memory.bought and self._is_old(t)]
+        queue.sort(key=lambda t: (t.arrival_us + AGE_FACTOR * t.alone_us, t.request_id))
+        if not queue:
+            return bought
+        cap = CREDIT_CAP_S * 1_000_000 * self.view.gpus
+        earned = self.parts.phi * self.view.gpus * self.memory.queued_for(self.view.now_us)
+        credit = min(cap, earned) - self.memory.spent_us
+        head_us = self._price(queue[0])
+        for task in queue:
+            price = self._price(task)
+            if price <= credit and (task is queue[0] or price <= head_us / 10):
+                credit -= price
+                bought.append(task)
+                self.told.append(Waiting(task.request_id, f"{BOUGHT} for {round(price)} GPU-us"))
+            elif task.is_idle:
+                self.told.append(Waiting(task.request_id, f"{AGED}: waits for credit"))
+        return bought
+
+    def _is_old(self, task: Task) -> bool:
+        return self.view.now_us - task.arrival_us > AGE_FACTOR * task.alone_us
+
+    def _price(self, task: Task) -> float:
+        return task.run_us(1) + task.decode_us + task.encode_us
+
+    # ── 4. allocate ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _allocate(self, bought: list[Task], saved: list[Task]) -> list[Target]:
+        """Bought ones get one GPU; saved ones, by deadline, their need or the largest power of two that is left."""
+        targets, taken = [], {t.request_id for t in bought}
+        for task in bought:
+            if self.left >= 1:
+                targets.append(self._target(task, 1, 1, "runs on ageing credit", is_urgent=True))
+        for task in saved:
+            if task.request_id in taken:
+                continue
+            width = self._fit(task, task.need)
+            if not width:
+                break
+            targets.append(self._target(task, width, task.need, "saved", is_urgent=True))
+        return targets
+
+    def _fit(self, task: Task, degree: int) -> int:
+        return max((k for k in task.degrees if k <= min(degree, self.left)), default=0)
+
+    def _target(self, task: Task, degree: int, need: int, reason: str, *, is_urgent: bool = False) -> Target:
+        self.left -= degree
+        return Target(task, degree, need, reason, is_urgent)
+
+    # ── 5. expand into idle GPUs ─────────────────────────────────────────────────────────────────────────
+
+    def _expand(self, targets: list[Target], given_up: list[Task], late: list[Task]) -> list[Target]:
+        self._widen(targets, floor=0.9)
+        taken = {t.task.request_id for t in targets}
+        for task in sorted(given_up, key=lambda t: (t.work, t.request_id)):
+            width = 0 if task.request_id in taken else self._fit(task, task.need)
+            if width:
+                targets.append(self._target(task, width, task.need, "given up for now, on idle GPUs"))
+        for task in sorted(late, key=lambda t: (-self._urge(t), t.request_id)):
+            if self.left >= 1 and task.request_id not in taken:
+                targets.append(self._target(task, 1, 1, "late, on idle GPUs"))
+        self._widen(targets, floor=0.25)
+        return targets
+
+    def _urge(self, task: Task) -> float:
+        return (self.view.now_us - task.arrival_us) / max(1.0, self._price(task))
+
+    def _widen(self, targets: list[Target], *, floor: float) -> None:
+        """Double degrees while the added GPUs work at ``floor`` of a single one; best efficiency, then least slack."""
+        heap = [entry for i, t in enumerate(targets) if (entry := self._doubling(t, i, floor))]
+        heapq.heapify(heap)
+        while heap and self.left > 0:
+            _, _, _, index, wider = heapq.heappop(heap)
+            target = targets[index]
+            if wider - target.degree > self.left:
+                continue
+            self.left -= wider - target.degree
+            target.degree = wider
+            if entry := self._doubling(target, index, floor):
+                heapq.heappush(heap, entry)
+
+    def _doubling(self, target: Target, index: int, floor: float) -> tuple[float, float, str, int, int] | None:
+        task, now = target.task, target.degree
+        wider = next((k for k in task.degrees if k > now), 0)
+        if not wider:
+            return None
+        gain = task.tau[1] / task.tau[wider] - task.tau[1] / task.tau[now]
+        efficiency = gain / (wider - now)
+        if efficiency < floor:
+            return None
+        return -efficiency, task.slack_us(self.view.now_us, now), task.request_id, index, wider
+
+    # ── reasons ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell(self, targets: list[Target], given_up: list[Task], late: list[Task]) -> None:
+        """Why each idle request without a target waits. The first reason told of a request wins."""
+        known = {t.task.request_id for t in targets} | {w.request_id for w in self.told}
+        reasons = {t.request_id: "given up for now: others need its GPU time" for t in given_up}
+        reasons |= {t.request_id: "late at any degree" for t in late}
+        for task in self.open:
+            if task.is_idle and task.request_id not in known:
+                reason = reasons.get(task.request_id, "saved, after those with earlier deadlines")
+                self.told.append(Waiting(task.request_id, reason))

@@ -1,0 +1,193 @@
+"""What a planner needs to know about each live request, computed once per decision; not a decision.
+
+Steps left count the step in flight as a fraction. Times are microseconds as floats; they never leave the planner.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from genserve.domain.cluster import ClusterState, Request, Segment, Worker
+from genserve.domain.costs import CostTable
+from genserve.domain.request import Media, Shape, Stage, Status
+
+
+class Profile(NamedTuple):
+    """A class of requests by the cost table: useful degrees with their step times, encode and decode on one GPU."""
+
+    degrees: tuple[int, ...]
+    step_us: dict[int, float]
+    encode_us: float
+    decode_us: float
+
+
+@lru_cache(maxsize=4096)
+def profile_of(costs: CostTable, model: str, shape: Shape) -> Profile:
+    degrees = costs.degrees(model, shape)
+    steps = {k: float(costs.step_us(model, shape, degree=k)) for k in degrees}
+    stages = (float(costs.stage_us(model, s, shape)) for s in (Stage.ENCODE, Stage.DECODE))
+    return Profile(degrees, steps, *stages)
+
+
+class Task:
+    """A live request as a planner sees it.
+
+    ``running`` is its denoising segment, ``degree`` that segment's width (0 if it doesn't run), ``last`` the width it
+    last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for encode or decode, or it is
+    stopping; it can't be interrupted and needs no decision now.
+    """
+
+    __slots__ = (
+        "arrival_us", "boundary_us", "deadline_us", "decode_us", "degree", "degrees", "encode_us", "is_bound",
+        "is_idle", "is_image", "is_stopping", "key", "last", "need", "pace", "request", "request_id", "running",
+        "steps", "tau", "was_paused", "work",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, profile: Profile, pace: float, largest: int) -> None:
+        spec = request.spec
+        self.request = request
+        self.request_id = spec.request_id
+        self.deadline_us = spec.deadline_us
+        self.arrival_us = spec.arrival_us
+        self.is_image = spec.media is Media.IMAGE
+        self.degrees = profile.degrees if profile.degrees[-1] <= largest else _within(profile.degrees, largest)
+        self.tau = profile.step_us
+        self.pace = pace
+        self.encode_us = profile.encode_us if request.stage is Stage.ENCODE else 0.0
+        self.decode_us = profile.decode_us
+        self.steps = 0.0 if request.stage is Stage.DECODE else float(spec.steps - request.step)
+        self.last = request.degree
+        self.was_paused = request.status is Status.PAUSED
+        self.running: Segment | None = None
+        self.degree = 0
+        self.boundary_us = 0.0
+        self.is_bound = False
+        self.is_stopping = False
+        self.is_idle = not request.segments
+        self.need = 0
+        self.work = 0.0
+        self.key = (spec.deadline_us, spec.request_id)
+
+    def step_us(self, degree: int) -> float:
+        return self.tau[degree] * self.pace
+
+    def run_us(self, degree: int) -> float:
+        """The denoising still to do, at that degree."""
+        return self.steps * self.tau[degree] * self.pace
+
+    @property
+    def alone_us(self) -> float:
+        """GPU time of the whole request on one GPU."""
+        steps = self.request.spec.steps * self.tau[1] * self.pace
+        return steps + self.decode_us + self.encode_us
+
+    @property
+    def fastest(self) -> int:
+        return self.degrees[-1]
+
+    def slack_us(self, now_us: float, degree: int) -> float:
+        return self.deadline_us - now_us - self.run_us(degree) - self.decode_us - self.encode_us
+
+
+@lru_cache(maxsize=64)
+def _within(degrees: tuple[int, ...], largest: int) -> tuple[int, ...]:
+    return tuple(k for k in degrees if k <= largest) or degrees[:1]
+
+
+class View:
+    """The cluster for one decision: tasks by deadline, GPUs that are free, and work that can't be interrupted."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self.state = state
+        self.now_us = float(state.clock_us)
+        self.prices = state.costs.prices
+        self.nodes: dict[str, list[str]] = {}
+        self.node_of: dict[str, str] = {}
+        self.free: dict[str, list[str]] = {}
+        for worker in sorted(state.workers.values(), key=_by_place):
+            self.nodes.setdefault(worker.node, []).append(worker.worker_id)
+            self.node_of[worker.worker_id] = worker.node
+            if not worker.queue:
+                self.free.setdefault(worker.node, []).append(worker.worker_id)
+        self.gpus = len(state.workers)
+        self.largest = _power_of_two(max((len(m) for m in self.nodes.values()), default=1))
+        self._paces: dict[tuple[str, Shape], float] = {}
+        self.bound_us = 0.0
+        self.bound_gpus = 0
+        self.tasks = [self._task(r) for r in state.requests.values() if _is_schedulable(r)]
+        self.tasks.sort(key=_by_key)
+
+    @property
+    def free_count(self) -> int:
+        return sum(len(w) for w in self.free.values())
+
+    def _task(self, request: Request) -> Task:
+        spec = request.spec
+        task = Task(request, profile_of(self.state.costs, spec.model, spec.shape), self._pace(request), self.largest)
+        if request.segments:
+            self._place(task, request)
+        return task
+
+    def _place(self, task: Task, request: Request) -> None:
+        """Where it runs, and how far the step in flight has come."""
+        segments = self.state.segments
+        live = [segments[s] for s in request.segments if s in segments]
+        head = live[0] if live else None
+        if head is None or head.stage is not Stage.DENOISE or not head.is_running:
+            self._bind(task, live)
+            return
+        task.running = head
+        task.degree = head.degree
+        task.is_stopping = head.yielding
+        period = task.step_us(head.degree) if len(head.request_ids) == 1 else self._batch_step_us(task, head)
+        passed = max(0.0, self.now_us - head.boundary_us) / period
+        done = min(passed, head.to_step - request.step - 0.001)
+        task.steps = max(0.0, task.steps - done)
+        task.boundary_us = head.boundary_us + (int(passed) + 1) * period
+
+    def _batch_step_us(self, task: Task, segment: Segment) -> float:
+        spec, batch = task.request.spec, len(segment.request_ids)
+        return self.state.costs.step_us(spec.model, spec.shape, degree=segment.degree, batch=batch) * task.pace
+
+    def _bind(self, task: Task, live: list[Segment]) -> None:
+        """In encode or decode, or queued behind something: left alone. Its GPUs count as taken."""
+        task.is_bound = True
+        denoise = next((s for s in live if s.stage is Stage.DENOISE), None)
+        task.degree = denoise.degree if denoise is not None else 1
+        if denoise is None:
+            began = live[0].started_us or self.now_us
+            left = max(0.0, task.decode_us - max(0.0, self.now_us - began))
+            self.bound_us += left
+            self.bound_gpus += 1
+
+    def _pace(self, request: Request) -> float:
+        if request.pace_permille:
+            return request.pace_permille / 1000
+        return self.class_pace(request.spec.model, request.spec.shape)
+
+    def class_pace(self, model: str, shape: Shape) -> float:
+        """Measured over estimated step time of a class; 1 before anything was measured."""
+        key = (model, shape)
+        pace = self._paces.get(key)
+        if pace is None:
+            found = self.state.pace.get(f"{model}/{shape}")
+            pace = self._paces[key] = found.permille / 1000 if found else 1.0
+        return pace
+
+
+def _is_schedulable(request: Request) -> bool:
+    return request.status is not Status.FINISHING and not request.cancelling and not request.fatal
+
+
+def _by_place(worker: Worker) -> tuple[str, str]:
+    return worker.node, worker.worker_id
+
+
+def _by_key(task: Task) -> tuple[int, str]:
+    return task.key
+
+
+def _power_of_two(count: int) -> int:
+    """The largest power of two not above ``count``; 1 for none."""
+    return 1 << max(0, count.bit_length() - 1)

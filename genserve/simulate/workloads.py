@@ -1,0 +1,155 @@
+"""Requests to simulate: drawn from a calibration's classes, or read from a trace file; not how they are served.
+
+A workload is a value; equal values give equal requests. Every parameter is an option of the command line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from genserve.domain.request import Media, RequestSpec, Shape
+from genserve.errors import CallerError
+from genserve.simulate.calibration import SECOND_US, Calibration, RequestClass
+
+MIXES = {"light": 0.2, "balanced": 0.5, "heavy": 0.8}
+"""Share of videos (GenServe)."""
+
+SKEWED = {"S": 0.15, "M": 0.25, "L": 0.6}
+"""GenServe's Dirichlet draw is not published; this one leans to high resolutions as the draw used did."""
+
+
+class Workload(Struct, frozen=True):
+    """What arrives. ``rate`` is requests per minute; ``requests`` wins over ``duration_s`` where both are set.
+
+    ``mix`` and ``sizes`` apply where classes are labelled image-S to video-L; elsewhere ``sizes`` may be "uniform" or
+    "skewed" (TetriServe's formula over pixels). ``arrivals`` is poisson, bursty (Gamma gaps of ``cv``) or constant.
+    """
+
+    calibration: str = "genserve"
+    mix: str = "balanced"
+    sizes: str = "uniform"
+    rate: float = 24.0
+    sigma: float = 1.0
+    arrivals: str = "poisson"
+    cv: float = 3.0
+    requests: int = 100
+    duration_s: float = 0.0
+    trace: str = ""
+
+
+def draw_requests(workload: Workload, calibration: Calibration, *, seed: int) -> tuple[RequestSpec, ...]:
+    """The requests of one seed, in order of arrival.
+
+    Raises CallerError ``invalid_workload``.
+    """
+    if workload.trace:
+        return _read_trace(workload, calibration)
+    shares = class_shares(workload, calibration.classes)
+    draw = random.Random(f"workload/{seed}")
+    specs: list[RequestSpec] = []
+    for at_us in _arrival_times(workload, random.Random(f"arrivals/{seed}")):
+        kind = draw.choices(calibration.classes, shares)[0]
+        specs.append(_spec(kind, at_us, len(specs), workload.sigma))
+    return tuple(specs)
+
+
+def class_shares(workload: Workload, classes: Sequence[RequestClass]) -> list[float]:
+    """The share of each class, summing to 1."""
+    weights = [_weight(workload, c, classes) for c in classes]
+    total = sum(weights)
+    if total <= 0:
+        raise CallerError("invalid_workload", f"mix {workload.mix!r} leaves nothing of {workload.calibration}")
+    return [w / total for w in weights]
+
+
+def _weight(workload: Workload, kind: RequestClass, classes: Sequence[RequestClass]) -> float:
+    size = kind.label.rpartition("-")[2]
+    if {c.media for c in classes} == {Media.IMAGE, Media.VIDEO} and size in SKEWED:
+        share = _video_share(workload.mix)
+        share = share if kind.media is Media.VIDEO else 1 - share
+        return share * (SKEWED[size] if workload.sizes == "skewed" else 1 / 3)
+    if workload.sizes == "skewed":
+        return math.exp(kind.shape.pixels / max(c.shape.pixels for c in classes))
+    return 1.0
+
+
+def _video_share(mix: str) -> float:
+    try:
+        return MIXES[mix] if mix in MIXES else min(1.0, max(0.0, float(mix)))
+    except ValueError:
+        raise CallerError("invalid_workload", f"mix is {', '.join(MIXES)} or a share of videos, got {mix!r}") from None
+
+
+def _arrival_times(workload: Workload, draw: random.Random) -> Iterator[int]:
+    if workload.rate <= 0 or (workload.arrivals == "bursty" and workload.cv <= 0):
+        raise CallerError("invalid_workload", f"rate and cv are positive, got {workload.rate} and {workload.cv}")
+    mean_s, now_s, count = 60 / workload.rate, 0.0, 0
+    shape = 1 / workload.cv**2
+    while not _is_over(workload, now_s, count):
+        if workload.arrivals == "poisson":
+            now_s += draw.expovariate(1 / mean_s)
+        elif workload.arrivals == "bursty":
+            now_s += draw.gammavariate(shape, mean_s / shape)
+        elif workload.arrivals == "constant":
+            now_s += mean_s
+        else:
+            raise CallerError(
+                "invalid_workload", f"arrivals are poisson, bursty or constant, got {workload.arrivals!r}"
+            )
+        if _is_over(workload, now_s, count):
+            return
+        count += 1
+        yield round(now_s * SECOND_US)
+
+
+def _is_over(workload: Workload, now_s: float, count: int) -> bool:
+    return now_s >= workload.duration_s if workload.duration_s > 0 else count >= workload.requests
+
+
+def _spec(kind: RequestClass, at_us: int, index: int, sigma: float) -> RequestSpec:
+    return RequestSpec(
+        request_id=f"r{index:06}",
+        model=kind.model,
+        media=kind.media,
+        shape=kind.shape,
+        steps=kind.steps,
+        arrival_us=at_us,
+        deadline_us=at_us + round(kind.allowance_us * sigma),
+        slo_class=kind.label,
+    )
+
+
+# ── traces that users bring ──────────────────────────────────────────────────────────────────────────────
+
+
+def _read_trace(workload: Workload, calibration: Calibration) -> tuple[RequestSpec, ...]:
+    """CSV with a header, or a JSON list of objects: arrival_s and class, or arrival_s, model, width, height, frames,
+    steps and deadline_s (seconds after arrival)."""
+    path = Path(workload.trace)
+    try:
+        text = path.read_text()
+        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+        specs = [_traced(row, i, workload, calibration) for i, row in enumerate(rows)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise CallerError("invalid_workload", f"{path}: {error!r}") from error
+    return tuple(sorted(specs, key=lambda s: (s.arrival_us, s.request_id)))
+
+
+def _traced(row: dict[str, Any], index: int, workload: Workload, calibration: Calibration) -> RequestSpec:
+    at_us = round(float(row["arrival_s"]) * SECOND_US)
+    if row.get("class"):
+        kind = {c.label: c for c in calibration.classes}[row["class"]]
+        return _spec(kind, at_us, index, workload.sigma)
+    shape = Shape(int(row["width"]), int(row["height"]), int(row.get("frames") or 1))
+    media = Media.IMAGE if shape.frames == 1 else Media.VIDEO
+    allowance = round(float(row["deadline_s"]) * SECOND_US)
+    kind = RequestClass(f"{media}-{shape}", row["model"], media, shape, int(row["steps"]), allowance)
+    return _spec(kind, at_us, index, workload.sigma)
