@@ -66,8 +66,8 @@ def setup_logging(
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """A logger whose lines carry ``logger=name``; follows the setup in force when it is first used or bound."""
-    return cast(FilteringBoundLogger, structlog.get_logger(logger=name))
+    """A logger whose lines carry ``logger=name``, as set up now: ask for it after ``setup_logging``."""
+    return cast(FilteringBoundLogger, structlog.get_logger().bind(logger=name))
 
 
 class Redactor:

@@ -122,6 +122,7 @@ _LINES: dict[type[e.Event], tuple[str, str, Callable[[Any], Fields]]] = {
     e.RequestCompleted: ("info", "request completed", _plain("attempt")),
     e.RequestCancelled: ("info", "request cancelled", _plain("reason")),
     e.RequestFailed: ("error", "request failed", _plain("code", "message")),
+    e.RequestDeleted: ("info", "request deleted", _plain()),
     e.WorkerJoined: ("info", "worker joined", _plain("worker_id", "incarnation", "node", "device")),
     e.WorkerLost: ("warning", "worker lost", _plain("worker_id", "incarnation", "reason")),
     e.StageLoaded: ("info", "stage loaded", _plain("worker_id", "model", "stage", "took_us")),
@@ -130,5 +131,6 @@ _LINES: dict[type[e.Event], tuple[str, str, Callable[[Any], Fields]]] = {
     e.PlannerChanged: ("info", "planner changed", _plain("name", "digest", "parameters")),
     e.CostsUpdated: ("info", "costs updated", lambda event: {"costs": event.costs.name}),
     e.PlanDecided: ("info", "plan decided", _decided),
+    e.WakeReached: ("debug", "wake reached", _plain("wake_at_us")),
     e.ActionRefused: ("warning", "action refused", _plain("segment_id", "worker_id", "code", "message")),
 }
