@@ -9,13 +9,15 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
+from msgspec import structs
+
 from genserve.journal.codec import encode, payload_limit
 from genserve.journal.contract import (
     ANY,
     Found,
+    Group,
     IdempotencyKey,
     Producer,
-    ProducerHead,
     Receipt,
     StoredKey,
     StreamHead,
@@ -30,6 +32,11 @@ CACHED_HEADS = 100_000
 
 STREAM_LENGTH = 200
 """Characters of a stream's name."""
+
+Sent = tuple[int, int]
+"""Highest (epoch, sequence) seen from a producer; sequence -1 where only its epoch is known."""
+
+_NEVER: Sent = (-1, -1)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -85,7 +92,7 @@ class Admission:
 
     def __init__(self) -> None:
         self._streams: Bounded[str, StreamHead] = Bounded()
-        self._producers: Bounded[str, ProducerHead] = Bounded()
+        self._producers: Bounded[str, Sent] = Bounded()
 
     def wanted(self, appends: Iterable[Append]) -> Wanted:
         """What has to be read from storage before these appends can be judged."""
@@ -104,16 +111,16 @@ class Admission:
         return Wanted(tuple(streams), tuple(producers), tuple(repeats), tuple(keys))
 
     def _want_producer(self, producer: Producer, producers: dict[str, None], repeats: dict[Producer, None]) -> None:
-        known = self._producers.get(producer.producer_id)
-        if known is None:
+        sent = self._producers.get(producer.producer_id)
+        if sent is None:
             producers[producer.producer_id] = None
-        if known is None or (producer.epoch, producer.seq) <= (known.epoch, known.seq):
+        if sent is None or (producer.epoch, producer.seq) <= sent:
             repeats[producer] = None
 
     def stage(self, found: Found, position: int) -> Stage:
         """A fresh group on top of ``position``; what storage found is remembered."""
         self._streams.remember(found.streams)
-        self._producers.remember(found.producers)
+        self._producers.remember({name: (epoch, -1) for name, epoch in found.producers.items()})
         return Stage(self._streams, self._producers, found, position)
 
     def settle(self, stage: Stage) -> None:
@@ -134,13 +141,13 @@ class Stage:
     def __init__(
         self,
         known_streams: dict[str, StreamHead],
-        known_producers: dict[str, ProducerHead],
+        known_producers: dict[str, Sent],
         found: Found,
         position: int,
     ) -> None:
         self.placed: list[Placed] = []
         self.streams: dict[str, StreamHead] = {}
-        self.producers: dict[str, ProducerHead] = {}
+        self.producers: dict[str, Sent] = {}
         self.keys: dict[tuple[str, str], StoredKey] = {}
         self.position = position
         self._known_streams = known_streams
@@ -157,7 +164,7 @@ class Stage:
         if duplicate is not None:
             return duplicate
         streams: dict[str, StreamHead] = {}
-        producers: dict[str, ProducerHead] = {}
+        producers: dict[str, Sent] = {}
         placed = []
         for unit, payloads in zip(append.units, append.payloads, strict=True):
             head = streams.get(unit.stream) or self._stream(unit.stream)
@@ -168,6 +175,14 @@ class Stage:
         self.streams |= streams
         self.producers |= producers
         return self._place(append, placed)
+
+    def complete(self, group: Group) -> Group:
+        """The group with what is stored beside its events: idempotency keys and risen producer epochs."""
+        risen = ((name, sent[0]) for name, sent in self.producers.items() if sent[0] > self._known_epoch(name))
+        return structs.replace(group, keys=tuple(self.keys.values()), epochs=tuple(risen))
+
+    def _known_epoch(self, name: str) -> int:
+        return self._known_producers.get(name, _NEVER)[0]
 
     def _place(self, append: Append, placed: list[Placed]) -> Receipt:
         first = position = self.position + 1
@@ -206,16 +221,18 @@ class Stage:
     def _stream(self, stream: str) -> StreamHead:
         return self.streams.get(stream) or self._known_streams.get(stream) or StreamHead()
 
-    def _check_producer(self, unit: Unit, producers: dict[str, ProducerHead]) -> None:
+    def _check_producer(self, unit: Unit, producers: dict[str, Sent]) -> None:
         producer = unit.producer
         if producer is None:
             return
         name = producer.producer_id
-        head = producers.get(name) or self.producers.get(name) or self._known_producers.get(name) or ProducerHead()
-        if producer.epoch < head.epoch:
-            raise Fenced(f"producer {name}", producer.epoch, head.epoch)
-        newest = max((head.epoch, head.seq), (producer.epoch, producer.seq))
-        producers[name] = ProducerHead(*newest)
+        sent = producers.get(name) or self._sent(name)
+        if producer.epoch < sent[0]:
+            raise Fenced(f"producer {name}", producer.epoch, sent[0])
+        producers[name] = max(sent, (producer.epoch, producer.seq))
+
+    def _sent(self, name: str) -> Sent:
+        return self.producers.get(name) or self._known_producers.get(name) or _NEVER
 
 
 def _check_stream(unit: Unit, head: StreamHead) -> None:

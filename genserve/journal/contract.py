@@ -118,6 +118,8 @@ class Group(Struct, frozen=True):
     rows: tuple[EventRow, ...]
     batch: tuple[Recorded, ...]
     keys: tuple[StoredKey, ...] = ()
+    epochs: tuple[tuple[str, int], ...] = ()
+    """Producers that are new or came with a higher epoch."""
 
     @property
     def commit_id(self) -> int:
@@ -155,15 +157,9 @@ class StreamHead(Struct, frozen=True):
     fence: int = 0
 
 
-class ProducerHead(Struct, frozen=True):
-    """Highest epoch of a producer, and the highest sequence within it."""
-
-    epoch: int = 0
-    seq: int = -1
-
-
 class Wanted(Struct, frozen=True):
-    """What the writer has to know before it can judge the waiting units."""
+    """What the writer has to know before it can judge the waiting units: heads of streams, epochs of producers,
+    where units stand that may be repetitions, and idempotency keys."""
 
     streams: tuple[str, ...] = ()
     producers: tuple[str, ...] = ()
@@ -179,7 +175,7 @@ class Found(Struct, frozen=True):
     """The answer to Wanted; what is absent was never written."""
 
     streams: dict[str, StreamHead] = {}
-    producers: dict[str, ProducerHead] = {}
+    producers: dict[str, int] = {}
     repeats: dict[Producer, tuple[int, int]] = {}
     keys: dict[tuple[str, str], StoredKey] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -20,20 +21,9 @@ from genserve.journal.views import RequestRow
 BUSY_S = 5.0
 """How long SQLite waits for another connection's lock before the database counts as away."""
 
-CHANGING = (
-    "status",
-    "steps_done",
-    "attempt",
-    "checkpoint_step",
-    "pauses",
-    "started_us",
-    "finished_us",
-    "error_code",
-    "error_message",
-    "is_deleted",
-    "last_position",
-)
-"""Columns of request_view that change after the insert."""
+CHANGING = tuple(column.name for column in tables.request_progress.columns if not column.primary_key)
+
+_PROGRESS = attrgetter(*(column.name for column in tables.request_progress.columns))
 
 CHANNEL = "genserve_log"
 """PostgreSQL notifies it once per commit, with the last position, as a hint: readers read from their own cursor."""
@@ -84,6 +74,7 @@ class Sqlite:
     def __init__(self) -> None:
         self._insert_events = Prepared(tables.events.insert(), self.syntax)
         self._update_requests = _update_one(self.syntax)
+        self._progress = attrgetter(*(name.removeprefix("new_") for name in self._update_requests.names))
 
     def upsert(self, table: Table) -> Any:
         return sqlite.insert(table)
@@ -115,8 +106,7 @@ class Sqlite:
         self._insert_events.run(connection, rows)
 
     def update_requests(self, connection: Connection, rows: Sequence[RequestRow]) -> None:
-        names = self._update_requests.names
-        self._update_requests.run(connection, [tuple(getattr(row, _plain(name)) for name in names) for row in rows])
+        self._update_requests.run(connection, [self._progress(row) for row in rows])
 
     def notify(self, connection: Connection, position: int) -> None:
         """SQLite has no notifications: readers poll."""
@@ -160,7 +150,7 @@ class Postgresql:
                 copy.write_row(row)
 
     def update_requests(self, connection: Connection, rows: Sequence[RequestRow]) -> None:
-        connection.exec_driver_sql(self._update, (msgspec.json.encode(rows).decode(),))
+        connection.exec_driver_sql(self._update, (msgspec.json.encode([_PROGRESS(row) for row in rows]).decode(),))
 
     def notify(self, connection: Connection, position: int) -> None:
         connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (CHANNEL, str(position)))
@@ -177,20 +167,18 @@ def dialect_for(url: URL) -> Dialect:
 
 
 def _update_one(syntax: Any) -> Prepared:
-    view = tables.request_view
+    table = tables.request_progress
     values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in CHANGING}
-    return Prepared(view.update().where(view.c.request_id == bindparam("new_request_id")).values(values), syntax)
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("new_")
+    return Prepared(table.update().where(table.c.request_id == bindparam("new_request_id")).values(values), syntax)
 
 
 def _update_many(syntax: Any) -> str:
-    view = tables.request_view
-    types = ", ".join(f"{name} {view.c[name].type.compile(syntax)}" for name in ("request_id", *CHANGING))
+    """Its one parameter is a JSON list of rows of request_progress; only names from tables.py are in the text."""
+    columns = tables.request_progress.columns
+    fields = ", ".join(f"CAST(row ->> {i} AS {c.type.compile(syntax)}) AS {c.name}" for i, c in enumerate(columns))
     values = ", ".join(f"{name} = changed.{name}" for name in CHANGING)
-    return (  # only names from tables.py go in
-        f"UPDATE request_view SET {values} FROM json_to_recordset(%s::json) AS changed ({types}) "  # noqa: S608
-        "WHERE request_view.request_id = changed.request_id"
+    return (
+        f"UPDATE request_progress SET {values} FROM "  # noqa: S608
+        f"(SELECT {fields} FROM json_array_elements(CAST(%s AS json)) AS row) AS changed "
+        "WHERE request_progress.request_id = changed.request_id"
     )

@@ -12,7 +12,6 @@ from genserve.journal.contract import (
     Found,
     Group,
     Head,
-    ProducerHead,
     Snapshot,
     StoredKey,
     StreamHead,
@@ -39,7 +38,7 @@ class MemoryStorage:
         self.artifacts: dict[tuple[str, str, int, int], ArtifactRow] = {}
         self.snapshots: dict[tuple[str, int], Snapshot] = {}
         self._streams: dict[str, StreamHead] = {}
-        self._producers: dict[str, ProducerHead] = {}
+        self._producers: dict[str, int] = {}
         self._units: dict[tuple[str, int, int], tuple[int, int]] = {}
         self._projection = Projection(lambda ids: {i: self.requests[i] for i in ids if i in self.requests})
 
@@ -78,6 +77,7 @@ class MemoryStorage:
         for row in group.rows:
             self._index(row)
         self.rows += group.rows
+        self._producers |= dict(group.epochs)
         self.keys |= {(stored.key.tenant, stored.key.key): stored for stored in group.keys}
         self._show(self._projection.changes(group.batch))
         self.commits.append(CommitRow.of(group))
@@ -99,9 +99,6 @@ class MemoryStorage:
         stream = self._streams.get(row.stream_id, StreamHead())
         self._streams[row.stream_id] = StreamHead(row.stream_version, max(stream.fence, row.fence))
         if row.producer_id is not None and row.producer_epoch is not None and row.producer_seq is not None:
-            known = self._producers.get(row.producer_id, ProducerHead())
-            newest = max((known.epoch, known.seq), (row.producer_epoch, row.producer_seq))
-            self._producers[row.producer_id] = ProducerHead(*newest)
             unit = (row.producer_id, row.producer_epoch, row.producer_seq)
             self._units[unit] = (self._units.get(unit, (row.position, 0))[0], row.position)
 

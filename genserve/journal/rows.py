@@ -14,7 +14,7 @@ import msgspec
 from genserve.domain.events import Recorded
 from genserve.domain.ids import uuid7
 from genserve.journal.codec import decode
-from genserve.journal.contract import EventRow, Group, Head, StoredKey, Unit
+from genserve.journal.contract import EventRow, Group, Head, Unit
 
 _RANDOM_BITS = 74
 _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
@@ -63,7 +63,7 @@ class GroupBuilder:
     def __init__(self, randomness: Callable[[int], int]) -> None:
         self._salt = randomness(_RANDOM_BITS)
 
-    def build(self, head: Head, placed: Sequence[Placed], keys: tuple[StoredKey, ...], now_us: int) -> Group:
+    def build(self, head: Head, placed: Sequence[Placed], now_us: int) -> Group:
         """The next group after ``head``; ``now_us`` is raised to the head's time where a clock ran backwards."""
         now_us = max(now_us, head.recorded_us)
         rows: list[EventRow] = []
@@ -76,7 +76,7 @@ class GroupBuilder:
                 previous = chain(previous, fields)
                 rows.append(EventRow._make((*fields, previous)))
                 batch.append(recorded)
-        return Group(head.epoch, head.position, now_us, tuple(rows), tuple(batch), keys)
+        return Group(head.epoch, head.position, now_us, tuple(rows), tuple(batch))
 
     def _record(self, item: Placed, index: int, *, position: int, now_us: int) -> Recorded:
         unit = item.unit

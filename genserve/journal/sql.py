@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import URL, Connection, and_, bindparam, func, literal_column, select, text
+from sqlalchemy import URL, Connection, Table, and_, bindparam, func, literal_column, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -20,7 +20,6 @@ from genserve.journal.contract import (
     Group,
     Head,
     Producer,
-    ProducerHead,
     Snapshot,
     StorageAway,
     StorageRefused,
@@ -31,15 +30,28 @@ from genserve.journal.dialects import Dialect, Prepared, dialect_for
 from genserve.journal.errors import Fenced, LeaseHeld
 from genserve.journal.snapshots import seal
 from genserve.journal.sql_reader import SqlReader, key_values, keys_by_name, read_head, requests_by_id
-from genserve.journal.tables import artifacts, commits, events, idempotency_keys, leases, log_head, request_view
+from genserve.journal.tables import (
+    artifacts,
+    commits,
+    events,
+    idempotency_keys,
+    leases,
+    log_head,
+    producers,
+    request_progress,
+    request_view,
+)
 from genserve.journal.tables import snapshots as snapshot_table
 from genserve.journal.views import Projection, ViewChanges
 
 WRITER = "writer"
 """Name of the writer's lease."""
 
-CHECKPOINT_PAGES = 4000
-"""Pages of SQLite's write-ahead log (16 MB) after which the writer moves them to the database file."""
+CHECKPOINT_PAGES = 1_000
+"""Pages of SQLite's write-ahead log after which a quiet moment is used to move them to the database file."""
+
+URGENT_PAGES = 32_000
+"""Pages (128 MB) after which it is done even under load."""
 
 KEPT_SNAPSHOTS = 3
 
@@ -74,6 +86,8 @@ class SqlStorage:
         return self._transact(lambda connection: _find(connection, wanted))
 
     def commit(self, group: Group) -> bool:
+        if self._pages > URGENT_PAGES:
+            self.maintain()
         try:
             self._transact(lambda connection: self._commit(connection, group))
         except Exception:
@@ -178,13 +192,18 @@ class SqlStorage:
         statements.insert_commit.run(connection, [CommitRow.of(group)])
         if group.keys:
             statements.insert_key.run(connection, [key_values(stored) for stored in group.keys])
+        if group.epochs:
+            statements.put_producer.run(connection, group.epochs)
         self._show(connection, self._projection.changes(group.batch))
         self._dialect.notify(connection, group.last)
 
     def _show(self, connection: Connection, changes: ViewChanges) -> None:
         statements = self._statements
         if changes.inserts:
-            statements.insert_request.run(connection, [msgspec.structs.astuple(row) for row in changes.inserts])
+            rows = [msgspec.structs.astuple(row) for row in changes.inserts]
+            fixed = len(request_view.columns)
+            statements.insert_request.run(connection, [row[:fixed] for row in rows])
+            statements.insert_progress.run(connection, [(row[0], *row[fixed:]) for row in rows])
         if changes.updates:
             self._dialect.update_requests(connection, changes.updates)
         if changes.artifacts:
@@ -204,7 +223,9 @@ class _Statements:
         self.insert_commit = prepare(commits.insert())
         self.insert_key = prepare(idempotency_keys.insert())
         self.insert_request = prepare(request_view.insert())
-        self.put_artifact = prepare(_put_artifact(dialect))
+        self.insert_progress = prepare(request_progress.insert())
+        self.put_producer = prepare(_put(dialect, producers))
+        self.put_artifact = prepare(_put(dialect, artifacts))
         self.drop_latents = prepare(_drop_latents())
 
 
@@ -214,10 +235,11 @@ def _move_head() -> ClauseElement:
     return log_head.update().where(is_ours).values({column: bindparam(name) for column, name in names.items()})
 
 
-def _put_artifact(dialect: Dialect) -> ClauseElement:
-    statement = dialect.upsert(artifacts)
-    keys = [column.name for column in artifacts.primary_key]
-    values = {column.name: statement.excluded[column.name] for column in artifacts.columns if column.name not in keys}
+def _put(dialect: Dialect, table: Table) -> ClauseElement:
+    """Insert a row, or replace the one with the same key."""
+    statement = dialect.upsert(table)
+    keys = [column.name for column in table.primary_key]
+    values = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
     result: ClauseElement = statement.on_conflict_do_update(index_elements=keys, set_=values)
     return result
 
@@ -246,13 +268,11 @@ def _streams(connection: Connection, names: tuple[str, ...]) -> dict[str, Stream
     return {name: StreamHead(version, fence) for name, version, fence in connection.execute(query)}
 
 
-def _producers(connection: Connection, names: tuple[str, ...]) -> dict[str, ProducerHead]:
+def _producers(connection: Connection, names: tuple[str, ...]) -> dict[str, int]:
     if not names:
         return {}
-    epoch, seq = events.c.producer_epoch, events.c.producer_seq
-    query = select(events.c.producer_id, epoch, func.max(seq)).where(events.c.producer_id.in_(names))
-    rows = connection.execute(query.group_by(events.c.producer_id, epoch).order_by(epoch))
-    return {name: ProducerHead(highest, last) for name, highest, last in rows}
+    rows = connection.execute(select(producers).where(producers.c.producer_id.in_(names)))
+    return {row.producer_id: row.epoch for row in rows}
 
 
 def _repeat(connection: Connection, producer: Producer) -> tuple[int, int] | None:

@@ -15,7 +15,16 @@ from genserve.journal.dialects import dialect_for
 from genserve.journal.errors import JournalUnavailable
 from genserve.journal.rows import to_recorded
 from genserve.journal.snapshots import newest_valid
-from genserve.journal.tables import artifacts, commits, events, idempotency_keys, log_head, request_view, snapshots
+from genserve.journal.tables import (
+    artifacts,
+    commits,
+    events,
+    idempotency_keys,
+    log_head,
+    request_progress,
+    request_view,
+    snapshots,
+)
 from genserve.journal.views import ArtifactRow, RequestRow
 
 T = TypeVar("T")
@@ -56,7 +65,7 @@ class SqlReader:
         """One tenant's requests by arrival, without deleted ones; ``after_id`` is the last one of the page before."""
         view = request_view
         age = tuple_(view.c.arrival_us, view.c.request_id)
-        query = select(view).where(view.c.tenant == tenant, view.c.is_deleted.is_(False))
+        query = _requests().where(view.c.tenant == tenant, request_progress.c.is_deleted.is_(False))
         if media:
             query = query.where(view.c.media == media)
         last = self.find_request(after_id) if after_id else None
@@ -70,7 +79,7 @@ class SqlReader:
     def list_group(self, group_id: str) -> list[RequestRow]:
         """The n requests of one call, in the order of their submission."""
         view = request_view
-        query = select(view).where(view.c.group_id == group_id).order_by(view.c.arrival_us, view.c.request_id)
+        query = _requests().where(view.c.group_id == group_id).order_by(view.c.arrival_us, view.c.request_id)
         return [_request(row) for row in self._rows(query)]
 
     def list_artifacts(self, request_id: str) -> list[ArtifactRow]:
@@ -107,8 +116,15 @@ def read_head(connection: Connection) -> Head:
     return Head(*row)
 
 
+def _requests() -> Select[Any]:
+    """Both halves of a request, in the order of RequestRow."""
+    progress = [column for column in request_progress.columns if not column.primary_key]
+    joined = request_view.join(request_progress, request_view.c.request_id == request_progress.c.request_id)
+    return select(*request_view.columns, *progress).select_from(joined)
+
+
 def requests_by_id(connection: Connection, request_ids: list[str]) -> dict[str, RequestRow]:
-    query = select(request_view).where(request_view.c.request_id.in_(request_ids))
+    query = _requests().where(request_view.c.request_id.in_(request_ids))
     return {row.request_id: _request(row) for row in connection.execute(query)}
 
 

@@ -76,14 +76,25 @@ events = Table(
 _has_producer = events.c.producer_id.is_not(None)
 Index(
     "uq_events_producer",
-    events.c.producer_id,
-    events.c.producer_epoch,
     events.c.producer_seq,
+    events.c.producer_epoch,
+    events.c.producer_id,
     events.c.unit_index,
     unique=True,
     sqlite_where=_has_producer,
     postgresql_where=_has_producer,
 )
+"""Sequence first: live producers then share a few index pages instead of dirtying one page each."""
+
+producers = Table(
+    "producers",
+    metadata,
+    Column("producer_id", Text, nullable=False),
+    Column("epoch", Long, nullable=False),
+    PrimaryKeyConstraint("producer_id"),
+    sqlite_with_rowid=False,
+)
+"""Highest epoch of every producer; written when a producer appears or its epoch rises."""
 
 commits = Table(
     "commits",
@@ -153,11 +164,21 @@ request_view = Table(
     Column("model", Text, nullable=False),
     Column("tenant", Text, nullable=False),
     Column("group_id", Text, nullable=False),
-    Column("status", Text, nullable=False),
     Column("spec", Text, nullable=False),
     Column("steps", Long, nullable=False),
     Column("arrival_us", Long, nullable=False),
     Column("deadline_us", Long, nullable=False),
+    PrimaryKeyConstraint("request_id"),
+    Index(None, "tenant", "media", "arrival_us", "request_id"),
+    Index(None, "group_id"),
+)
+"""What was asked for, written once. Columns in the order of views.RequestRow, up to ``deadline_us``."""
+
+request_progress = Table(
+    "request_progress",
+    metadata,
+    Column("request_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
     Column("steps_done", Long, nullable=False),
     Column("attempt", Long, nullable=False),
     Column("checkpoint_step", Long, nullable=False),
@@ -169,10 +190,9 @@ request_view = Table(
     Column("is_deleted", Boolean, nullable=False),
     Column("last_position", Long, nullable=False),
     PrimaryKeyConstraint("request_id"),
-    Index(None, "tenant", "media", "arrival_us", "request_id"),
-    Index(None, "group_id"),
+    sqlite_with_rowid=False,
 )
-"""Columns in the order of views.RequestRow."""
+"""Where it stands, rewritten with every group: narrow, so that 64 live requests are three pages and not thirty."""
 
 artifacts = Table(
     "artifacts",

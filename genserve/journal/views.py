@@ -38,11 +38,11 @@ class RequestRow(Struct, frozen=True):
     model: str
     tenant: str
     group_id: str
-    status: str
     spec: str
     steps: int
     arrival_us: int
     deadline_us: int
+    status: str = Status.WAITING.value
     steps_done: int = 0
     attempt: int = 0
     checkpoint_step: int = 0
@@ -93,7 +93,6 @@ def new_row(spec: RequestSpec, recorded: e.Recorded) -> RequestRow:
         model=_text(spec.model),
         tenant=_text(spec.tenant),
         group_id=_text(spec.group_id),
-        status=Status.WAITING.value,
         spec=msgspec.json.encode(spec, order="deterministic").decode(),
         steps=spec.steps,
         arrival_us=spec.arrival_us,

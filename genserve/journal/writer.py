@@ -49,6 +49,10 @@ class Stats:
         self.largest_group = max(self.largest_group, len(group.rows))
 
 
+QUIET_S = 0.02
+"""Without an append for so long, the writer has time for housekeeping."""
+
+
 class Writer:
     """Runs until it is stopped; ``stopped`` then says why, and every later append hears the same."""
 
@@ -78,6 +82,7 @@ class Writer:
         self._sleep = sleep
         self._builder = GroupBuilder(randomness)
         self._admission = Admission()
+        self._needs_maintenance = False
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -121,9 +126,17 @@ class Writer:
                 self._fail(error, waiting)
 
     async def _wait(self) -> None:
+        """Until there is work. Housekeeping runs once nothing has come for a while, not in anybody's way."""
         self._idle.set()
         self.backlog.changed.clear()
-        await self.backlog.changed.wait()
+        if self._needs_maintenance:
+            try:
+                await asyncio.wait_for(self.backlog.changed.wait(), QUIET_S)
+            except TimeoutError:
+                self._needs_maintenance = False
+                await self._driver.run(self._storage.maintain)
+        else:
+            await self.backlog.changed.wait()
         self._idle.clear()
 
     def _fail(self, error: Exception, waiting: list[Waiting]) -> None:
@@ -144,7 +157,7 @@ class Writer:
         stage = self._admission.stage(found, self.head.position)
         accepted = self._admit(stage, waiting)
         if stage.placed:
-            group = self._builder.build(self.head, stage.placed, tuple(stage.keys.values()), self._clock_us())
+            group = stage.complete(self._builder.build(self.head, stage.placed, self._clock_us()))
             await self._commit(stage, group, accepted)
 
     async def _find(self, waiting: list[Waiting]) -> Found:
@@ -168,7 +181,7 @@ class Writer:
     async def _commit(self, stage: Stage, group: Group, accepted: Accepted) -> None:
         started = time.perf_counter()
         try:
-            needs_maintenance = await self._driver.run(self._storage.commit, group)
+            self._needs_maintenance |= await self._driver.run(self._storage.commit, group)
         except StorageAway as away:
             await self._recover(away, accepted, stage, group)
             return
@@ -176,8 +189,6 @@ class Writer:
             self._separate(accepted, refused)
             return
         self.stats.count(group, int((time.perf_counter() - started) * 1e6))
-        if needs_maintenance:
-            self._driver.start(self._storage.maintain)
         self._settle(stage, group)
         for item, receipt in accepted:
             item.succeed(receipt)
@@ -208,8 +219,10 @@ class Writer:
             raise error
 
     def _separate(self, accepted: Accepted, refused: StorageRefused) -> None:
-        """The database refused the group: store its appends one by one, so that only the bad one fails."""
-        if len(accepted) == 1:
+        """The database refused the group: judge and store its appends again, one by one, so that only the bad one
+        fails."""
+        self._admission.forget()
+        if len(accepted) == 1 and accepted[0][0].is_alone:
             error = InvariantBroken("append_rejected", f"the database refused the append: {refused}")
             self._refuse(accepted[0][0], error)
             return

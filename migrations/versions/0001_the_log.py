@@ -103,7 +103,7 @@ def create_tables() -> None:
     op.create_index(
         "uq_events_producer",
         "events",
-        ["producer_id", "producer_epoch", "producer_seq", "unit_index"],
+        ["producer_seq", "producer_epoch", "producer_id", "unit_index"],
         unique=True,
         sqlite_where=sa.text("producer_id IS NOT NULL"),
         postgresql_where=sa.text("producer_id IS NOT NULL"),
@@ -139,17 +139,16 @@ def create_tables() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_log_head")),
     )
     op.create_table(
-        "request_view",
+        "producers",
+        sa.Column("producer_id", sa.Text(), nullable=False),
+        sa.Column("epoch", LONG, nullable=False),
+        sa.PrimaryKeyConstraint("producer_id", name=op.f("pk_producers")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "request_progress",
         sa.Column("request_id", sa.Text(), nullable=False),
-        sa.Column("media", sa.Text(), nullable=False),
-        sa.Column("model", sa.Text(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("group_id", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("spec", sa.Text(), nullable=False),
-        sa.Column("steps", LONG, nullable=False),
-        sa.Column("arrival_us", LONG, nullable=False),
-        sa.Column("deadline_us", LONG, nullable=False),
         sa.Column("steps_done", LONG, nullable=False),
         sa.Column("attempt", LONG, nullable=False),
         sa.Column("checkpoint_step", LONG, nullable=False),
@@ -160,6 +159,20 @@ def create_tables() -> None:
         sa.Column("error_message", sa.Text(), nullable=False),
         sa.Column("is_deleted", sa.Boolean(), nullable=False),
         sa.Column("last_position", LONG, nullable=False),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_progress")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "request_view",
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("media", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("group_id", sa.Text(), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
+        sa.Column("steps", LONG, nullable=False),
+        sa.Column("arrival_us", LONG, nullable=False),
+        sa.Column("deadline_us", LONG, nullable=False),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_view")),
     )
     op.create_index(op.f("ix_request_view_group_id"), "request_view", ["group_id"], unique=False)
