@@ -47,6 +47,10 @@ class Fleet:
     def alive(self) -> tuple[str, ...]:
         return tuple(sorted(self._joined))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(slot.worker_id for slot in self._slots)
+
     async def start(self, epoch: int, known: dict[str, int]) -> None:
         """Start or find all workers and greet them; ``known`` are the incarnations in the log."""
         self._epoch = epoch

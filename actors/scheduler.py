@@ -102,10 +102,14 @@ class Scheduler:
             self._starting = asyncio.create_task(self._start())
         await asyncio.shield(self._starting)
 
-    async def stop(self) -> None:
-        """Store what waits and give up the journal; workers are the caller's to stop."""
+    async def stop(self) -> tuple[str, ...]:
+        """Store what waits and give up the journal; the names of the actors that are the caller's to stop."""
         self._fleet.stop()
+        self._leads = False
+        for task in tuple(self._background):
+            task.cancel()
         await self._journal.close()
+        return (*self._fleet.names, *self._pool.names)
 
     async def _start(self) -> None:
         await lead(self._journal, self._holder)

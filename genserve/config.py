@@ -112,9 +112,15 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
         if name.startswith(PREFIX) and name not in CLIENT_VARIABLES:
             _put(tree, name[len(PREFIX) :].lower().split("__"), value, name)
     try:
-        return msgspec.convert(tree, Settings, strict=False)
+        return msgspec.convert(tree, Settings, strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         raise CallerError("invalid_config", f"{path or 'environment'}: {error}") from error
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected {kind.__name__}, got {value!r}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""The composition root: a cell on a Ray cluster, from settings to a URL and back to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import Callable
+
+import ray
+from ray import serve
+
+from actors.framework.ray_runtime import NAMESPACE, RayRuntime
+from actors.framework.runtime import Ref, UnreachableError
+from actors.ingress import ingress_app
+from actors.plant import make_scheduler
+from actors.scheduler import NAME
+from genserve.config import Settings
+from genserve.errors import Unavailable
+from genserve.journal.upgrade import upgrade
+from genserve.scheduling.gateway import Health
+
+LOGICAL_WORKERS = 2
+"""Workers where there is no GPU: enough to see two requests run side by side."""
+
+Say = Callable[[str], None]
+
+
+class Cell:
+    """A scheduler, its workers and its ingress on Ray. ``start`` and ``stop`` are a pair."""
+
+    def __init__(self, settings: Settings, *, say: Say = lambda _: None) -> None:
+        self.settings = settings
+        self._say = say
+        self._runtime = RayRuntime()
+        self._scheduler: Ref | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings.http.host}:{self.settings.http.port}"
+
+    async def start(self) -> None:
+        """Bring everything up; returns when requests are accepted and workers have joined."""
+        settings = self.settings
+        self._say(f"database: upgrading {settings.database}")
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(upgrade, settings.database)
+        self._say("Ray: starting" if not settings.cluster.address else f"Ray: joining {settings.cluster.address}")
+        workers, gpus = await asyncio.to_thread(self._start_ray)
+        self._say(f"scheduler: recovering the log and greeting {workers} workers, which load their models")
+        holder = uuid.uuid4().hex
+        self._scheduler = await self._runtime.spawn(NAME, make_scheduler, settings, workers, gpus, holder)
+        await self._scheduler.ask("start")
+        self._say("Ray Serve: starting the HTTP ingress")
+        await asyncio.to_thread(self._start_serve)
+
+    async def watch(self) -> Health:
+        """The scheduler's health; asking also makes a restarted scheduler lead again."""
+        if self._scheduler is None:
+            raise Unavailable("scheduler_unavailable", "the cell has not been started")
+        await self._scheduler.ask("start")
+        health: Health = await self._scheduler.ask("health")
+        return health
+
+    async def stop(self) -> None:
+        """Take everything down; requests under way go on from the log at the next start."""
+        await asyncio.to_thread(serve.shutdown)
+        if self._scheduler is not None:
+            names = await self._stop_scheduler(self._scheduler)
+            for name in (NAME, *names):
+                await self._runtime.kill(name)
+        await asyncio.to_thread(ray.shutdown)
+
+    async def _stop_scheduler(self, scheduler: Ref) -> tuple[str, ...]:
+        try:
+            names: tuple[str, ...] = await scheduler.ask("stop")
+        except UnreachableError:
+            return ()
+        return names
+
+    def _start_ray(self) -> tuple[int, float]:
+        """How many workers there will be, and how many of Ray's GPUs each one takes."""
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        cluster = self.settings.cluster
+        if cluster.address:
+            ray.init(address=cluster.address, namespace=NAMESPACE)
+            return cluster.workers or _cluster_gpus() or LOGICAL_WORKERS, 1.0
+        real = _count_gpus() if cluster.device in ("auto", "cuda") else 0
+        workers = cluster.workers or real or LOGICAL_WORKERS
+        ray.init(namespace=NAMESPACE, num_gpus=max(real, workers), include_dashboard=False, log_to_driver=True)
+        return workers, 1.0
+
+    def _start_serve(self) -> None:
+        http = self.settings.http
+        serve.start(http_options={"host": http.host, "port": http.port})
+        serve.run(ingress_app(self.settings), name="genserve", route_prefix="/")
+
+
+def _cluster_gpus() -> int:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("GPU", 0))
+
+
+def _count_gpus() -> int:
+    """Devices that PyTorch sees; only asked here, in a process that does nothing else."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+async def serve_forever(settings: Settings, say: Say) -> None:
+    """Run a cell until SIGINT or SIGTERM."""
+    cell = Cell(settings, say=say)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        await cell.start()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        say(f"ready: {cell.url}")
+        while not stop.is_set():
+            await _watch_once(cell, say)
+            await _sleep_until(stop, 0.5)
+        say("stopping")
+    finally:
+        await cell.stop()
+
+
+async def _watch_once(cell: Cell, say: Say) -> None:
+    try:
+        await cell.watch()
+    except UnreachableError as error:
+        say(f"scheduler: {error}; Ray restarts it")
+
+
+async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
