@@ -80,11 +80,12 @@ class Runner(Protocol):
 class Revision:
     """What has been changed about a segment since it was queued; written by the loop, read at boundaries."""
 
-    __slots__ = ("drop", "stop")
+    __slots__ = ("drop", "skip", "stop")
 
     def __init__(self) -> None:
         self.stop = False
         self.drop: tuple[str, ...] = ()
+        self.skip: tuple[str, ...] = ()
 
     def change(self, *, stop: bool, drop: tuple[str, ...]) -> None:
         """Revisions only ever add: a stop is not taken back."""
@@ -100,11 +101,15 @@ class Assignment(Struct, frozen=True):
     fetched: dict[str, bytes]
 
 
+LEAVING = (p.Stopped, p.Dropped, p.Failed)
+"""Reports after which a request's later segments are void: the scheduler starts new ones."""
+
+
 def run_segment(runner: Runner, assignment: Assignment, post: Post, files: Executor) -> None:
     """Run the segment to its end, a stop or a failure; every member gets its reports, and nothing is raised."""
     run = _SegmentRun(runner, assignment, post, files)
     try:
-        for member in assignment.command.members:
+        for member in run.members:
             if member.request_id in assignment.fetched:
                 runner.restore(member, assignment.fetched[member.request_id])
         run.run()
@@ -128,6 +133,7 @@ class _SegmentRun:
         self.busy_ns = 0
 
     def run(self) -> None:
+        self.members = tuple(m for m in self.members if m.request_id not in self.revision.skip)
         self.leave_out()
         if not self.members:
             return
