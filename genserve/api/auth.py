@@ -69,16 +69,17 @@ def link_query(settings: Settings, request_id: str, *, tenant: str, now_us: int)
     return ""
 
 
-def _bearer(request: Request) -> str:
+def _bearer(request: Request) -> bytes:
+    """The key as it was sent: headers are bytes, which Starlette shows as Latin-1."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
 
 
-def _match(key: str, known: tuple[str, ...]) -> str | None:
+def _match(key: bytes, known: tuple[str, ...]) -> str | None:
     """Compares with every known key in constant time, so that the time taken says nothing about which one is near."""
     found = None
     for candidate in known:
-        if hmac.compare_digest(candidate.encode(), key.encode()):
+        if hmac.compare_digest(candidate.encode(), key):
             found = candidate
     return found
 

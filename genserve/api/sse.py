@@ -16,8 +16,8 @@ from genserve.api.limits import StreamSlot
 T = TypeVar("T")
 
 HEARTBEAT = b": still here\n\n"
-RETRY_MS = 2000
-OPENING = f": connected\nretry: {RETRY_MS}\n\n".encode()
+OPENING = b": connected\n\n"
+"""A comment and no ``retry`` field: the openai client takes a block with that field for an event without data."""
 
 
 def frame(event: str, data: Any, *, event_id: int | None = None) -> bytes:
