@@ -34,7 +34,7 @@ def root() -> None:
     """Hold the commands together."""
 
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("serve", "db", "demo")
 """The command files, in the order of ``genserve --help``."""
 
 for name in MODULES:
