@@ -141,7 +141,8 @@ class _Assignment:
         group = self._find_group(wish.degree, requests[0].home)
         if group is None:
             return False
-        after = next((s for s in (self.free.pop(w, "") or self.soon.pop(w, "") for w in group) if s), "")
+        before = [self.free.pop(w, "") or self.soon.pop(w, "") for w in group]
+        after = next((s for s in before if s), "")
         self.actions.extend(chain(requests, group, ids=self.ids, after=after, reason=wish.reason))
         return True
 

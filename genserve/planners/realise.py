@@ -28,9 +28,13 @@ class Target(Struct):
 
 
 class Style(Struct, frozen=True):
-    """The parts of the realisation that can be switched off for ablation."""
+    """The parts of the realisation that can be switched off for ablation.
+
+    ``is_eager``: every runner whose width differs is stopped at once, needed or not (the papers' way).
+    """
 
     may_pause: bool = True
+    is_eager: bool = False
     forced_room: bool = True
     image_exception: bool = True
     may_hold: bool = True
@@ -57,7 +61,7 @@ class Realisation:
     def actions_taken(self) -> list[AnyAction]:
         waiting = [t for t in self.targets if t.task.is_idle]
         coming = self._coming()
-        missing = self._missing(waiting) - coming
+        missing = self.view.gpus if self.style.is_eager else self._missing(waiting) - coming
         victims = self._choose_victims(missing) if missing > 0 else []
         self._start_waiting(waiting, victims, coming)
         for victim, reason in victims:
@@ -92,14 +96,12 @@ class Realisation:
             if missing <= 0:
                 break
             target = self.wanted.get(task.request_id, 0)
-            if target < task.degree:
+            if target < task.degree and (target or self.style.may_pause):
                 victims.append((task, "shrinks" if target else "gives way"))
                 missing -= task.degree - target
         return victims
 
     def _interruptible(self) -> list[Task]:
-        if not self.style.may_pause:
-            return []
         flagged = {t.request_id for t in self.flagged}
         return [
             t

@@ -62,7 +62,6 @@ class Save(Policy, frozen=True):
             forced_room=self.forced_room,
             image_exception=self.image_exception,
             may_hold=self.holding,
-            may_grow=self.pausing,
             aligned_only=self.aligned_only,
         )
 
