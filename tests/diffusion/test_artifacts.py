@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -59,6 +62,25 @@ def test_the_same_pixels_give_the_same_bytes() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     for encode in (encode_image, thumbnail, spritesheet, lambda frames: encode_video(frames, 8)):
         assert encode(noise) == encode(noise.copy())
+
+
+def test_what_lies_in_unused_memory_does_not_change_a_video() -> None:
+    code = """
+import sys, numpy as np
+from genserve.diffusion.artifacts import encode_video
+sys.stdout.buffer.write(encode_video(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8), 8))
+"""
+    videos = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "MALLOC_PERTURB_": filling},
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for filling in ("0", "1")
+    ]
+    assert videos[0] == videos[1]
 
 
 def test_a_thumbnail_is_the_middle_frame_no_larger_than_asked() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,10 @@ def test_a_size_is_width_x_height() -> None:
     for size in ("256", "256X128", "x", "0x128", "-1x5", "1e3x5", "256x128 ", "9999999x1"):
         with pytest.raises(CallerError, match="invalid_size"):
             parse_size(size)
+
+
+def test_the_example_in_the_shipped_catalogs_comments_is_an_entry(tmp_path: Path) -> None:
+    shipped = resources.files("genserve.diffusion").joinpath("catalog.toml").read_text()
+    example = "\n".join(line.removeprefix("#   ") for line in shipped.splitlines() if line.startswith("#   "))
+    entry = Catalog.load(written(tmp_path, example)).get("wan2.1-1.3b")
+    assert entry.folder("/elsewhere") == Path("/models/Wan2.1-T2V-1.3B-Diffusers")
