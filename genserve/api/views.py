@@ -76,6 +76,7 @@ def request_view(row: RequestRow, forecast: Forecast | None, *, api: Api, http: 
         "priority": spec.priority,
         "prompt": spec.prompt,
         "group_id": spec.group_id or None,
+        "file_extension": spec.output_format,
         "url": content_url(row, api=api, http=http) if is_completed else None,
         "deleted": row.deleted,
         "position": row.position,

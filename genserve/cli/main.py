@@ -34,7 +34,7 @@ def root() -> None:
     """Hold the commands together."""
 
 
-MODULES: tuple[str, ...] = ("serve", "db", "demo")
+MODULES = ("serve", "submit", "status", "events", "models", "demo", "replay", "db")
 """The command files, in the order of ``genserve --help``."""
 
 for name in MODULES:
