@@ -29,10 +29,14 @@ class Chaos:
         self.requests = 0
         self.incarnations = {f"w{i}": 1 for i in range(workers)}
         self._versions: dict[str, int] = {}
-        policy: Planner = self.loop.planner
-        changed = e.PlannerChanged(policy.name, policy.digest, policy.parameters())
-        self.record([(SCHEDULER_STREAM, changed), (SCHEDULER_STREAM, e.CostsUpdated(CostData("guess")))])
+        self.change_planner(self.loop.planner)
+        self.record([(SCHEDULER_STREAM, e.CostsUpdated(CostData("guess")))])
         self.record([(worker_stream(w), e.WorkerJoined(w, 1)) for w in self.incarnations])
+
+    def change_planner(self, planner: Planner) -> None:
+        """Another policy from here on; its memory begins with the fact."""
+        self.loop.planner, self.loop.memory = planner, planner.begin()
+        self.record([(SCHEDULER_STREAM, e.PlannerChanged(planner.name, planner.digest, planner.parameters()))])
 
     def dispatch(self, recorded: e.Recorded) -> None:
         """The world is drawn from the state, not from what was dispatched."""
@@ -117,9 +121,11 @@ class Chaos:
         return [(worker_stream(name), e.WorkerJoined(name, self.incarnations[name]))]
 
     def _refuse(self, state: ClusterState) -> Facts:
-        if not state.segments:
+        """Only what has not begun, and nothing whose requests are still running."""
+        ready = sorted(s.segment_id for s in state.segments.values() if not s.started_us and not s.after)
+        if not ready:
             return []
-        segment = state.segments[self.draw.choice(sorted(state.segments))]
+        segment = state.segments[self.draw.choice(ready)]
         return [(worker_stream(segment.leader), e.ActionRefused(segment.segment_id, segment.leader, "stale", "no"))]
 
     def _fail(self, state: ClusterState) -> Facts:
