@@ -47,7 +47,7 @@ class Cell:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(upgrade, settings.database)
         self._say("Ray: starting" if not settings.cluster.address else f"Ray: joining {settings.cluster.address}")
-        workers, gpus = await asyncio.to_thread(self._start_ray)
+        workers, gpus = self._start_ray()
         self._say(f"scheduler: recovering the log and greeting {workers} workers, which load their models")
         holder = uuid.uuid4().hex
         self._scheduler = await self._runtime.spawn(NAME, make_scheduler, settings, workers, gpus, holder)

@@ -6,9 +6,11 @@ import asyncio
 from collections import deque
 
 from actors.framework.runtime import Runtime, UnreachableError
-from genserve.scheduling.protocol import AnyReport
+from genserve.scheduling.protocol import AnyReport, Began, Ended
+from genserve.scheduling.segments import LEAVING
 
 RETRY_S = 0.2
+CLOSING = (Ended, *LEAVING)
 
 
 class Outbox:
@@ -17,33 +19,67 @@ class Outbox:
     While a delivery is under way the next reports gather, so a slow journal makes fewer and larger messages and never
     slows a step. A delivery that finds nobody is repeated until it succeeds: only the receiver's acknowledgement,
     given after the facts are recorded, ends it.
+
+    Between requests one order matters: a segment's beginning is not told before the ends of the segments that ran
+    before it are in the log, so that the log never shows two segments on one GPU.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._waiting: dict[str, deque[AnyReport]] = {}
+        self._count = 0
+        self._waiting: dict[str, deque[tuple[int, AnyReport]]] = {}
         self._senders: dict[str, asyncio.Task[None]] = {}
+        self._ends_untold: dict[int, str] = {}
+        self._told = asyncio.Event()
 
     def post(self, actor: str, report: AnyReport) -> None:
         """Queue a report; returns at once."""
-        self._waiting.setdefault(report.request_id, deque()).append(report)
+        self._count += 1
+        if isinstance(report, CLOSING):
+            self._ends_untold[self._count] = report.request_id
+        self._waiting.setdefault(report.request_id, deque()).append((self._count, report))
         if report.request_id not in self._senders:
             self._senders[report.request_id] = asyncio.create_task(self._send(actor, report.request_id))
 
     def segments(self) -> tuple[str, ...]:
         """Segments with reports that nobody has acknowledged yet."""
-        return tuple(dict.fromkeys(r.segment_id for queue in self._waiting.values() for r in queue))
+        return tuple(dict.fromkeys(r.segment_id for queue in self._waiting.values() for _, r in queue))
 
     async def _send(self, actor: str, request_id: str) -> None:
         queue = self._waiting[request_id]
         while queue:
-            reports = tuple(queue)
+            await self._wait_for_turn(*queue[0])
+            batch = self._ready(queue)
             try:
-                await self._runtime.find(actor).ask("report", request_id, reports)
+                await self._runtime.find(actor).ask("report", request_id, tuple(report for _, report in batch))
             except UnreachableError:
                 await asyncio.sleep(RETRY_S)
                 continue
-            for _ in reports:
-                queue.popleft()
+            self._settle(queue, batch)
         del self._waiting[request_id]
         del self._senders[request_id]
+
+    def _ready(self, queue: deque[tuple[int, AnyReport]]) -> tuple[tuple[int, AnyReport], ...]:
+        """The longest head of the queue that may be told now; at least its first report."""
+        batch = [queue[0]]
+        for number, report in list(queue)[1:]:
+            if isinstance(report, Began) and self._is_early(number, report):
+                break
+            batch.append((number, report))
+        return tuple(batch)
+
+    async def _wait_for_turn(self, number: int, report: AnyReport) -> None:
+        """Until every earlier segment's end has been told, if this is a beginning."""
+        while isinstance(report, Began) and self._is_early(number, report):
+            self._told.clear()
+            await self._told.wait()
+
+    def _is_early(self, number: int, began: Began) -> bool:
+        """Whether another request still waits to tell the end of a segment that ran before this one."""
+        return any(n < number and r != began.request_id for n, r in self._ends_untold.items())
+
+    def _settle(self, queue: deque[tuple[int, AnyReport]], batch: tuple[tuple[int, AnyReport], ...]) -> None:
+        for number, _ in batch:
+            queue.popleft()
+            self._ends_untold.pop(number, None)
+        self._told.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from actors.fleet import WorkerSlot
@@ -59,3 +60,4 @@ def configure_logging(settings: Settings) -> None:
         level=settings.telemetry.log_level,
         secrets=settings.http.api_keys,
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -38,7 +38,7 @@ class RayRuntime:
                 num_gpus=gpus,
                 runtime_env={"env_vars": _thread_limits(threads)},
             )
-            .remote(factory, args)
+            .remote(name, factory, args)
         )
         return RayRef(name, handle)
 
@@ -83,8 +83,13 @@ class RayRef:
 class _Skin:
     """The only Ray actor class: holds a plain object and passes calls on to it."""
 
-    def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, name: str, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._name = name
         self._actor = factory(RayRuntime(), *args)
+
+    def __repr__(self) -> str:
+        """How Ray's log lines name this process."""
+        return self._name
 
     async def ask(self, method: str, args: tuple[Any, ...]) -> Any:
         result = getattr(self._actor, method)(*args)

@@ -32,7 +32,7 @@ class _Kept:
     """One request between segments: its embeddings and, once it has begun, its latents and sampler."""
 
     attempt: int
-    conditioning: Conditioning | None = None
+    conditioning: Conditioning
     denoising: Denoising | None = None
 
 
@@ -112,17 +112,18 @@ class Device:
             self._keep(member, _Kept(member.attempt, conditioning))
 
     def begin(self, members: tuple[Member, ...]) -> _Batch:
-        return _Batch(members, _run(join, [self._denoising(member) for member in members]))
+        """Latents that are not held begin anew, at step 0; whoever expects them further on sees the difference."""
+        return _Batch(members, _run(join, [self._begun(member) for member in members]))
 
-    def _denoising(self, member: Member) -> Denoising:
+    def _begun(self, member: Member) -> Denoising:
         kept = self._find(member.request_id, member.attempt)
-        if kept is None or kept.conditioning is None:
-            message = f"attempt {member.attempt} of {member.request_id} is not on this device"
-            raise GenServeError("unknown_latents", message)
-        if kept.denoising is None:
-            model = self._models[member.spec.model]
-            kept.denoising = _run(model.prepare, [generation_of(member.spec)], [kept.conditioning])
-        return kept.denoising
+        if kept is not None and kept.denoising is not None:
+            return kept.denoising
+        model, generation = self._models[member.spec.model], generation_of(member.spec)
+        conditioning = kept.conditioning if kept is not None else _run(model.encode, [generation])[0]
+        denoising = _run(model.prepare, [generation], [conditioning])
+        self._keep(member, _Kept(member.attempt, conditioning, denoising))
+        return denoising
 
     def position(self, batch: _Batch) -> int:
         return batch.denoising.step_index
@@ -153,10 +154,17 @@ class Device:
         return self._decode(alone)
 
     def decode(self, members: tuple[Member, ...]) -> dict[str, Any]:
-        frames = {member.request_id: self._decode(self._denoising(member)) for member in members}
+        frames = {member.request_id: self._decode(self._finished(member)) for member in members}
         for member in members:
             self.forget(member.request_id)
         return frames
+
+    def _finished(self, member: Member) -> Denoising:
+        kept = self._find(member.request_id, member.attempt)
+        if kept is None or kept.denoising is None or not kept.denoising.is_done:
+            message = f"the latents of {member.request_id}, attempt {member.attempt}, are not on this device"
+            raise GenServeError("unknown_latents", message)
+        return kept.denoising
 
     def _decode(self, denoising: Denoising) -> Any:
         return _run(self._models[denoising.model].decode, denoising)[0]

@@ -53,7 +53,7 @@ class Runner(Protocol):
         """Embed the prompts; held afterwards."""
 
     def begin(self, members: tuple[p.Member, ...]) -> Any:
-        """Form a batch of held requests; raises GenServeError ``unknown_latents``."""
+        """Form a batch; a request whose latents are not held begins anew at step 0."""
 
     def position(self, batch: Any) -> int:
         """Denoising steps done."""
@@ -74,7 +74,10 @@ class Runner(Protocol):
         """Frames of an unfinished member, uint8 (frames, height, width, 3); does not disturb it."""
 
     def decode(self, members: tuple[p.Member, ...]) -> dict[str, Any]:
-        """Frames by request, uint8 (frames, height, width, 3); nothing is held afterwards."""
+        """Frames by request, uint8 (frames, height, width, 3); nothing is held afterwards.
+
+        Raises GenServeError ``unknown_latents`` where the finished latents are not held.
+        """
 
 
 class Revision:
