@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, TextIO, cast
 
 import structlog
@@ -85,9 +86,10 @@ class Redactor:
     def _field(self, name: str, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
-        if _SECRET_NAME.search(name):
+        sort = _sort_of(name)
+        if sort == "secret":
             return MASK
-        if "prompt" in name.lower() and isinstance(value, str):
+        if sort == "prompt" and isinstance(value, str):
             return f"[{len(value)} chars]"
         return self._value(value, depth)
 
@@ -111,6 +113,14 @@ class Redactor:
             for pattern, replacement in _SCRUBS:
                 text = pattern.sub(replacement, text)
         return text
+
+
+@lru_cache(maxsize=1024)
+def _sort_of(name: str) -> str:
+    """Whether a field of this name is a secret, a prompt or plain; the same few names come again and again."""
+    if _SECRET_NAME.search(name):
+        return "secret"
+    return "prompt" if "prompt" in name.lower() else "plain"
 
 
 class _Bridge(logging.StreamHandler[TextIO]):

@@ -181,7 +181,7 @@ class _Auditor:
         raise AssertionError("decisions differ in a field that is not compared")
 
     def _digest(self, state: ClusterState) -> str:
-        """None where none was recorded, as in a simulation."""
+        """Nothing where nothing was recorded, as in a simulation."""
         return state_digest(state) if self._has_digest else ""
 
 
