@@ -14,15 +14,31 @@ from genserve.errors import CallerError
 from genserve.planners.edf import Edf
 from genserve.planners.edf_best_fit import EdfBestFit
 from genserve.planners.fifo import Fifo
+from genserve.planners.genserve import GenServe, GenServeIdeal
 from genserve.planners.interface import Parameter, Planner, Policy
 from genserve.planners.save import Save
 from genserve.planners.sjf import Sjf
 from genserve.planners.srtf import Srtf
 from genserve.planners.static_sp import StaticSp
 from genserve.planners.super_p95 import SuperP95
+from genserve.planners.tetriserve import TetriServe
+from genserve.planners.tridentserve import TridentServe
 
 GROUP = "genserve.planners"
-_BUILT_IN: tuple[type[Policy], ...] = (Fifo, Sjf, Srtf, Edf, StaticSp, SuperP95, EdfBestFit, Save)
+_BUILT_IN: tuple[type[Policy], ...] = (
+    Fifo,
+    Sjf,
+    Srtf,
+    Edf,
+    StaticSp,
+    SuperP95,
+    EdfBestFit,
+    GenServe,
+    GenServeIdeal,
+    TetriServe,
+    TridentServe,
+    Save,
+)
 
 
 def planner_types() -> dict[str, type[Policy]]:

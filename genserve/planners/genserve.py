@@ -1,0 +1,337 @@
+"""GenServe (arXiv 2604.04335): step-level preemption, elastic sequence parallelism and a knapsack over videos.
+
+The round of section M8 (Algorithm 1): images are one group whose value on g GPUs is the number of them on time under
+EDF; each video has at most four candidate widths; a knapsack maximises (recoverable videos, sum of 1 / (1 + |laxity|)).
+
+``genserve`` is the algorithm as written: candidates carry concrete GPUs and one path is kept per cell, the finish
+estimate leaves out encode and decode, and a running video gives way to images only. Filled in where the paper is
+silent: re-planned at every event and every ``round_ms`` (the paper: every step boundary), late videos only through f,
+one paused video per GPU. ``genserve_ideal`` is strengthened: an exact knapsack over counts, videos may displace
+videos, decode, encode and the price of a change are in the estimate, useless degrees are dropped, late videos go last.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+from genserve.domain.cluster import ClusterState
+from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
+from genserve.planners.assign import SegmentIds, chain
+from genserve.planners.edf_best_fit import with_timer
+from genserve.planners.interface import Policy
+from genserve.planners.realise import Style, Target, plan_for
+from genserve.planners.view import Task, View
+
+MAX_CANDIDATES = 4
+MAX_BATCH = 8
+Value = tuple[int, float]
+
+
+class Candidate(NamedTuple):
+    """A width for a video, its value, and in the literal form the GPUs it would run on."""
+
+    width: int
+    value: Value
+    gpus: frozenset[str] = frozenset()
+
+
+class _GenServe(Policy, frozen=True):
+    """Switches in the order of the paper's ablation."""
+
+    preemption: bool = True
+    dp_solver: bool = True
+    elastic_sp: bool = True
+    batching: bool = True
+    max_pauses: int = 0
+    round_ms: int = 1000
+
+    is_ideal: ClassVar[bool] = False
+
+    def plan(self, state: ClusterState, memory: Any) -> Plan:
+        view = View(state)
+        if not view.gpus or not view.tasks:
+            return Plan(waiting=tuple(Waiting(t.request_id, "no worker has joined") for t in view.tasks), note="idle")
+        decision = _Round(self, view)
+        plan = decision.solve() if self.dp_solver else decision.first_come()
+        return with_timer(plan, state, self.round_ms * 1000 if self.dp_solver else 0)
+
+
+class GenServe(_GenServe, frozen=True):
+    """The paper's algorithm as written."""
+
+    title: ClassVar[str] = "genserve"
+
+
+class GenServeIdeal(_GenServe, frozen=True):
+    """GenServe strengthened: exact knapsack over counts, video over video, decode and prices in the estimate."""
+
+    title: ClassVar[str] = "genserve_ideal"
+    is_ideal: ClassVar[bool] = True
+
+
+class _Round:
+    def __init__(self, policy: _GenServe, view: View) -> None:
+        self.policy = policy
+        self.view = view
+        open_tasks = [t for t in view.tasks if not t.is_bound]
+        self.images = [t for t in open_tasks if t.is_image and t.is_idle]
+        self.videos = [t for t in open_tasks if not t.is_image]
+        for task in self.videos:
+            task.degrees = self._degrees(task)
+        taken = view.bound_gpus + sum(t.degree for t in view.tasks if t.is_bound and t.degree > 1)
+        busy_images = sum(t.degree for t in open_tasks if t.is_image and t.running is not None)
+        self.budget = max(0, view.gpus - taken - busy_images)
+        self.homes = {t.request.home for t in self.videos if t.is_idle and t.request.home}
+        self.ids = SegmentIds(view.state)
+
+    def _degrees(self, task: Task) -> tuple[int, ...]:
+        return task.degrees if self.policy.elastic_sp else task.degrees[:1]
+
+    # ── stage 1: values and candidates ───────────────────────────────────────────────────────────────────
+
+    def image_values(self) -> list[Value]:
+        """V_img(g): under EDF on g idle GPUs, how many waiting images are on time and how urgent they are."""
+        values: list[Value] = [(0, 0.0)]
+        for gpus in range(1, self.budget + 1):
+            values.append(self._edf_value(gpus) if gpus <= len(self.images) else values[-1])
+        return values
+
+    def _edf_value(self, gpus: int) -> Value:
+        ready = [self.view.now_us] * gpus
+        on_time, urgency = 0, 0.0
+        for task in self.images:
+            at = min(range(gpus), key=lambda i: (ready[i], i))
+            finish = ready[at] + task.run_us(1) + task.encode_us + task.decode_us
+            if finish > task.deadline_us and self.policy.is_ideal:
+                continue
+            ready[at] = finish
+            if finish <= task.deadline_us:
+                on_time += 1
+                urgency += 1 / (1 + (task.deadline_us - finish) / 1e6)
+        return on_time, urgency
+
+    def candidates(self, task: Task) -> list[Candidate]:
+        """Hold, go on, wider, narrower; for one that doesn't run, hold and start at up to three widths."""
+        found = [Candidate(0, (0, 0.0))] if self._may_hold(task) else []
+        for width in self._widths(task):
+            gpus = frozenset() if self.policy.is_ideal else self._gpus_for(task, width)
+            if self.policy.is_ideal or gpus:
+                found.append(Candidate(width, self._value(task, width), gpus))
+        return found[:MAX_CANDIDATES]
+
+    def _may_hold(self, task: Task) -> bool:
+        if task.running is None:
+            return True
+        if not self.policy.preemption:
+            return False
+        if self.policy.is_ideal:
+            return True
+        slack = task.deadline_us - self.view.now_us - task.run_us(task.degree)
+        is_first_pause = task.running.leader not in self.homes
+        too_often = 0 < self.policy.max_pauses <= task.request.pauses
+        return bool(self.images) and slack > 0 and is_first_pause and not too_often
+
+    def _widths(self, task: Task) -> list[int]:
+        if task.running is not None:
+            near = [k for k in task.degrees if k in (task.degree * 2, task.degree // 2)]
+            return [task.degree, *sorted(near, reverse=True)]
+        meets = [k for k in task.degrees if self._laxity_us(task, k) >= 0]
+        return meets[: MAX_CANDIDATES - 1] or [self._efficient(task)]
+
+    def _efficient(self, task: Task) -> int:
+        return max(k for k in task.degrees if task.tau[1] / task.tau[k] / k >= 0.8)
+
+    def _laxity_us(self, task: Task, width: int) -> float:
+        """Literal: steps left only. Ideal: with encode, decode and the price of the change."""
+        laxity = task.deadline_us - self.view.now_us - task.run_us(width)
+        if not self.policy.is_ideal:
+            return laxity
+        if task.last and width != task.last:
+            laxity -= self.view.prices.switch_us + self.view.prices.resume_us
+        return laxity - task.encode_us - task.decode_us
+
+    def _value(self, task: Task, width: int) -> Value:
+        laxity = self._laxity_us(task, width)
+        closeness = 1 / (1 + abs(laxity) / 1e6)
+        if laxity < 0 and self.policy.is_ideal:
+            return 0, closeness * 1e-3
+        return int(laxity >= 0), closeness
+
+    def _gpus_for(self, task: Task, width: int) -> frozenset[str]:
+        """Concrete GPUs: its own first (leader first), then idle ones, then those of others, in order of name."""
+        own = list(task.running.workers) if task.running is not None else []
+        node = self.view.node_of.get(own[0] if own else task.request.home, "")
+        for name in [node] if own else sorted(self.view.nodes, key=lambda n: (n != node, n)):
+            idle = [w for w in self.view.free.get(name, []) if w not in own]
+            idle.sort(key=lambda w: (w != task.request.home, w))
+            others = [w for t in self.videos if t.running and t is not task for w in t.running.workers]
+            pool = [*own, *idle, *sorted(w for w in others if self.view.node_of[w] == name)]
+            if len(pool) >= width:
+                return frozenset(pool[:width])
+        return frozenset()
+
+    # ── stage 2: knapsack over videos ────────────────────────────────────────────────────────────────────
+
+    def knapsack(self) -> list[tuple[Value, tuple[int, ...]]]:
+        """For each number of GPUs the best value and the widths, video by video; exact in the ideal form."""
+        return best_widths([self.candidates(t) for t in self.videos], self.budget)
+
+    # ── stage 3: join and act ────────────────────────────────────────────────────────────────────────────
+
+    def solve(self) -> Plan:
+        image_values = self.image_values()
+        best: tuple[int, float, int] | None = None
+        widths: tuple[int, ...] = ()
+        for used, (value, chosen) in enumerate(self.knapsack()):
+            of_images = image_values[self.budget - used]
+            score = (value[0] + of_images[0], value[1] + of_images[1], -used)
+            if value[0] >= 0 and (best is None or score > best):
+                best, widths = score, chosen
+        targets = [Target(t, w, w, "knapsack") for t, w in zip(self.videos, widths, strict=True) if w]
+        return self._act(targets, self.budget - sum(widths))
+
+    def _act(self, targets: list[Target], for_images: int) -> Plan:
+        """Images on what the videos leave, batched where every member stays on time; late ones and videos after."""
+        spare = for_images - len(self.images)
+        ordered = [Target(t, 1, 1, "image, earliest deadline first", True) for t in self.images[:for_images]]
+        if self.policy.is_ideal:
+            ordered += targets
+        else:
+            ordered = targets + ordered
+        if spare > 0:
+            ordered += self._leftovers(targets, spare)
+        batches = self._batches() if self.policy.batching else {}
+        style = Style(is_eager=True, image_exception=False, forced_room=True, growth_pays=0.0, may_hold=False)
+        plan = plan_for(self.view, ordered, style)
+        return _with_batches(plan, batches, self.ids) if batches else plan
+
+    def _leftovers(self, targets: list[Target], spare: int) -> list[Target]:
+        """Idle GPUs go to videos that the knapsack left out (ideal: it never leaves GPUs idle while work waits)."""
+        chosen = {t.task.request_id for t in targets}
+        extra = []
+        for task in self.videos:
+            if task.request_id not in chosen and spare >= 1:
+                extra.append(Target(task, 1, 1, "idle GPU"))
+                spare -= 1
+        return extra
+
+    def _batches(self) -> dict[str, list[Task]]:
+        """M7: start a batch with each image; admit queued ones of its resolution while all members stay on time."""
+        batches: dict[str, list[Task]] = {}
+        taken: set[str] = set()
+        for first in self.images:
+            if first.request_id in taken:
+                continue
+            members = [first]
+            for other in self.images:
+                if other.request_id in taken or other is first or len(members) >= MAX_BATCH:
+                    continue
+                if self._may_join(members, other):
+                    members.append(other)
+            if len(members) > 1:
+                batches[first.request_id] = members
+            taken.update(m.request_id for m in members)
+        return batches
+
+    def _may_join(self, members: list[Task], other: Task) -> bool:
+        first = members[0].request
+        same = other.request.spec.batch_key == first.spec.batch_key
+        if not same or (other.request.stage, other.request.step) != (first.stage, first.step):
+            return False
+        spec, size = first.spec, len(members) + 1
+        step_us = self.view.state.costs.step_us(spec.model, spec.shape, batch=size) * members[0].pace
+        tail_us = (members[0].encode_us + members[0].decode_us) * size
+        finish = self.view.now_us + step_us * members[0].steps + tail_us
+        return all(finish <= m.deadline_us for m in (*members, other))
+
+    # ── before the solver: the ablation's first two rows ─────────────────────────────────────────────────
+
+    def first_come(self) -> Plan:
+        """FCFS at one GPU; with preemption, waiting images pause the videos with most slack (M4)."""
+        order = sorted([*self.videos, *self.images], key=lambda t: (t.running is None, t.arrival_us, t.request_id))
+        if self.policy.preemption:
+            order = self._images_before_victims()
+        targets = [Target(t, 1, 1, "arrival order") for t in order[: self.budget]]
+        style = Style(is_eager=self.policy.preemption, image_exception=False, may_pause=self.policy.preemption)
+        return plan_for(self.view, targets, style)
+
+    def _images_before_victims(self) -> list[Task]:
+        """Videos that may not be paused, then images, then victims with least slack first, then the queue."""
+        running = [v for v in self.videos if v.running is not None]
+        victims = [v for v in running if self._may_hold(v)]
+        fixed = [v for v in running if v not in victims]
+        victims.sort(key=lambda v: (v.slack_us(self.view.now_us, v.degree), v.request_id))
+        queue = [v for v in self.videos if v.running is None]
+        queue.sort(key=lambda t: (not t.was_paused, t.arrival_us, t.request_id))
+        images = sorted(self.images, key=lambda t: (t.arrival_us, t.request_id))
+        return [*fixed, *images, *victims, *queue]
+
+
+def best_widths(options: list[list[Candidate]], budget: int) -> list[tuple[Value, tuple[int, ...]]]:
+    """dp[b]: the best sum of values with b GPUs, one candidate per video, and its widths.
+
+    Where candidates name GPUs, each must be disjoint from those on the one path its cell remembers, so that the answer
+    can miss the best one (M9.1); without GPUs the answer is exact.
+    """
+    none: tuple[Value, tuple[int, ...], frozenset[str]] = ((-1, 0.0), (), frozenset())
+    dp = [none] * (budget + 1)
+    dp[0] = ((0, 0.0), (), frozenset())
+    for candidates in options:
+        row = [none] * (budget + 1)
+        for used, (value, widths, gpus) in enumerate(dp):
+            if value[0] < 0:
+                continue
+            for c in candidates:
+                total = used + c.width
+                if total > budget or (c.gpus and gpus & c.gpus):
+                    continue
+                sum_ = (value[0] + c.value[0], value[1] + c.value[1])
+                if sum_ > row[total][0]:
+                    row[total] = (sum_, (*widths, c.width), gpus | c.gpus)
+        if all(cell[0][0] < 0 for cell in row):
+            row = [(v, (*w, 0), g) if v[0] >= 0 else none for v, w, g in dp]
+        dp = row
+    return [(value, widths) for value, widths, _ in dp]
+
+
+def _with_batches(plan: Plan, batches: dict[str, list[Task]], ids: SegmentIds) -> Plan:
+    """Let batch members ride along with the start of their first image."""
+    actions: list[AnyAction] = []
+    riding: set[str] = set()
+    chains: dict[str, list[Start]] = {}
+    for action in plan.actions:
+        if isinstance(action, Start):
+            chains.setdefault(action.request_ids[0], []).append(action)
+    for first, starts in chains.items():
+        members = [m for m in batches.get(first, []) if m.request_id not in riding]
+        if first in riding:
+            continue
+        if len(members) < 2:
+            actions.extend(starts)
+            continue
+        riding.update(m.request_id for m in members)
+        group = max((s.workers for s in starts), key=len)
+        made = chain([m.request for m in members], group, ids=ids, after="", reason=f"batch of {len(members)}")
+        actions.extend(_renamed(made, starts))
+    yields = [a for a in plan.actions if isinstance(a, Yield)]
+    waiting = tuple(w for w in plan.waiting if w.request_id not in riding)
+    return Plan((*yields, *actions), waiting, plan.note, plan.wake_at_us)
+
+
+def _renamed(made: list[Start], starts: list[Start]) -> list[Start]:
+    """The batch's segments under the ids of the start they replace, so that ids stay unique."""
+    names = {m.segment_id: s.segment_id for m, s in zip(made, starts, strict=True)}
+    return [
+        Start(
+            names[m.segment_id],
+            m.request_ids,
+            m.model,
+            m.stage,
+            m.workers,
+            m.reason,
+            m.from_step,
+            m.to_step,
+            names.get(m.after, ""),
+        )
+        for m in made
+    ]
