@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 
@@ -17,7 +18,7 @@ from genserve.errors import CallerError, GenServeError, RefusedByPolicy, Unavail
 
 FINAL_EVENTS = ("RequestCompleted", "RequestCancelled", "RequestFailed")
 FINAL_STATUSES = ("completed", "cancelled", "failed")
-RECONNECTS = 5
+RECONNECTS = 10
 SILENCE_S = 60.0
 """Longer than a few of the server's heartbeats."""
 
@@ -34,12 +35,10 @@ class Client:
     """A connection to one server; use it as a context manager."""
 
     def __init__(self, url: str, api_key: str = "", *, transport: httpx.BaseTransport | None = None) -> None:
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=30.0, transport=transport)
-            self._http.build_request("GET", "/")
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-            raise CallerError("invalid_url", f"{url!r} is no server address: {error}") from error
+        headers = {b"authorization": f"Bearer {api_key}".encode()} if api_key else {}
+        if not _is_http(url):
+            raise CallerError("invalid_url", f"{url!r} is no server address; write it like http://127.0.0.1:8000")
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=30.0, transport=transport)
         self.url = url
 
     def __enter__(self) -> Client:
@@ -98,12 +97,13 @@ class Client:
                 failures += 1
                 if failures > RECONNECTS:
                     raise
+                time.sleep(min(0.1 * 2**failures, 2.0))
 
     def wait(self, request_id: str) -> dict[str, Any]:
         """The request once it has ended, polled as often as the server says."""
         while True:
             with self._reaching():
-                reply = self._http.get(f"/v1/requests/{request_id}")
+                reply = self._http.get(request_path(request_id))
             if reply.status_code != 200:
                 raise to_error(reply)
             found = _object(reply)
@@ -112,7 +112,7 @@ class Client:
             time.sleep(int(_digits(reply.headers.get("openai-poll-after-ms", "1000"))) / 1000)
 
     def _events(self, request_id: str, *, after: int) -> Iterator[ServerEvent]:
-        path = f"/v1/requests/{request_id}/events"
+        path = f"{request_path(request_id)}/events"
         timeout = httpx.Timeout(30.0, read=SILENCE_S)
         headers = {"last-event-id": str(after)}
         with self._reaching(), self._http.stream("GET", path, headers=headers, timeout=timeout) as reply:
@@ -138,6 +138,11 @@ class Client:
             reason = str(error) or type(error).__name__
             message = f"cannot reach {self.url} ({reason}); is 'genserve serve' running there? --url names another"
             raise Unavailable("server_unreachable", message) from error
+
+
+def request_path(request_id: str) -> str:
+    """Where a request is found, whatever somebody typed for its id."""
+    return f"/v1/requests/{quote(request_id, safe='')}"
 
 
 def parse_events(lines: Iterator[str]) -> Iterator[ServerEvent]:
@@ -169,6 +174,14 @@ def to_error(reply: httpx.Response) -> GenServeError:
     if status < 500:
         return CallerError(code, message)
     return GenServeError(code, message)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
 
 
 def _digits(text: str) -> str:

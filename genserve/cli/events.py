@@ -32,10 +32,10 @@ def events(
 
     Examples: genserve events vid_0193...; genserve events vid_0193... --follow --json
     """
-    from genserve.cli.client import Client
+    from genserve.cli.client import Client, request_path
 
     with Client(url, api_key) as client:
-        last = client.get(f"/v1/requests/{request_id}")["position"]
+        last = client.get(request_path(request_id))["position"]
         if after >= last and not follow:
             return
         for event in client.follow(request_id, after=after):

@@ -13,6 +13,8 @@ from genserve.cli.options import DEFAULT_URL, ApiKey, AsJson, Url, print_json
 
 Limit = Annotated[int, typer.Option(min=1, max=100, help="How many of the latest requests to list.")]
 
+WIDE = 200
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(status)
@@ -31,11 +33,11 @@ def status(
 
     Examples: genserve status; genserve status vid_0193... --json
     """
-    from genserve.cli.client import Client
+    from genserve.cli.client import Client, request_path
 
     with Client(url, api_key) as client:
         if request_id is not None:
-            found = client.get(f"/v1/requests/{request_id}")
+            found = client.get(request_path(request_id))
             print_json(found) if as_json else _print_request(found)
             return
         health = client.health()
@@ -60,10 +62,10 @@ def cancel(
 
     Example: genserve cancel vid_0193...
     """
-    from genserve.cli.client import Client
+    from genserve.cli.client import Client, request_path
 
     with Client(url, api_key) as client:
-        reply = client.delete(f"/v1/requests/{request_id}")
+        reply = client.delete(request_path(request_id))
     if as_json:
         print_json(reply)
     elif reply["cancelled"]:
@@ -81,7 +83,7 @@ def _print_overview(url: str, health: dict[str, Any], rows: list[dict[str, Any]]
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("request", "model", "size", "status", "steps", "deadline", "forecast", "pauses"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=True, min_width=36 if heading == "request" else None)
     for row in rows:
         table.add_row(
             row["id"],
@@ -94,7 +96,9 @@ def _print_overview(url: str, health: dict[str, Any], rows: list[dict[str, Any]]
             str(row["pauses"]),
         )
     console = Console()
-    console.print(table, width=None if console.is_terminal else 160)
+    if not console.is_terminal:
+        console = Console(width=WIDE)  # whoever reads a pipe wants whole ids
+    console.print(table)
 
 
 def _print_request(row: dict[str, Any]) -> None:

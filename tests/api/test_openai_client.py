@@ -56,7 +56,7 @@ def test_images_streamed_with_partials(sdk: OpenAI) -> None:
         1,
         2,
     ]
-    assert all(event.to_dict(warnings="error") for event in events)
+    assert all(event.to_dict(warnings=True) for event in events)
 
 
 def test_videos_created_polled_and_downloaded(sdk: OpenAI, served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -85,13 +86,14 @@ async def test_seconds_become_frames_that_the_family_can_do(
 async def test_progress_follows_the_steps_and_status_the_truth(client: httpx.AsyncClient, gateway: FakeGateway) -> None:
     video_id = (await create(client, num_inference_steps=8))["id"]
     seen = []
-    for act in (
+    acts: list[Callable[[], None]] = [
         lambda: None,
         lambda: gateway.start(video_id),
         lambda: gateway.step(video_id, 2),
         lambda: gateway.step(video_id, 8),
         lambda: gateway.complete(video_id),
-    ):
+    ]
+    for act in acts:
         act()
         job = (await client.get(f"/v1/videos/{video_id}")).json()
         seen.append((job["status"], job["progress"]))
