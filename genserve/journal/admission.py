@@ -30,11 +30,14 @@ from genserve.journal.rows import Placed
 CACHED_HEADS = 100_000
 """Streams and producers whose heads stay in memory; the rest is read again when needed."""
 
-STREAM_LENGTH = 200
-"""Characters of a stream's name."""
+NAME_LENGTH = 200
+"""Characters of a stream's, producer's or correlation's name."""
 
 Sent = tuple[int, int]
-"""Highest (epoch, sequence) seen from a producer; sequence -1 where only its epoch is known."""
+"""Highest (epoch, sequence) seen from a producer; nothing above it was ever stored."""
+
+_UNKNOWN_SEQ = 1 << 63
+"""Of a producer that storage knew before us: each of its units may be a repetition and is looked up."""
 
 _NEVER: Sent = (-1, -1)
 
@@ -81,8 +84,16 @@ class Append:
 
 
 def _payloads(unit: Unit) -> tuple[str, ...]:
-    if not unit.stream or len(unit.stream) > STREAM_LENGTH or "\0" in unit.stream:
-        raise InvalidAppend("invalid_append", f"bad stream name {unit.stream[:80]!r}")
+    """Whatever a database could choke on is refused here, before it shares a group with others."""
+    producer = unit.producer
+    names = (unit.stream, unit.correlation_id, "" if producer is None else producer.producer_id)
+    numbers = [unit.fence, unit.occurred_us, unit.causation_position]
+    if producer is not None:
+        numbers += [producer.epoch, producer.seq]
+    if not unit.stream or any(len(name) > NAME_LENGTH or not name.isprintable() for name in names):
+        raise InvalidAppend("invalid_append", f"not short plain names: {repr(names)[:300]}")
+    if any(not 0 <= number < 1 << 63 for number in numbers):
+        raise InvalidAppend("invalid_append", f"a number of {unit.stream} is not within 0 and 2**63: {numbers}")
     limit = payload_limit(unit.stream)
     return tuple(encode(event, limit) for event in unit.events)
 
@@ -120,7 +131,7 @@ class Admission:
     def stage(self, found: Found, position: int) -> Stage:
         """A fresh group on top of ``position``; what storage found is remembered."""
         self._streams.remember(found.streams)
-        self._producers.remember({name: (epoch, -1) for name, epoch in found.producers.items()})
+        self._producers.remember({name: (epoch, _UNKNOWN_SEQ) for name, epoch in found.producers.items()})
         return Stage(self._streams, self._producers, found, position)
 
     def settle(self, stage: Stage) -> None:

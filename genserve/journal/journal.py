@@ -65,6 +65,15 @@ class Journal:
         self._subscriptions: list[Subscription] = []
 
     @property
+    def on_commit(self) -> OnCommit | None:
+        return self._writer.on_commit
+
+    @on_commit.setter
+    def on_commit(self, hook: OnCommit | None) -> None:
+        """Set it before anything is appended: a batch it has not seen is never shown again."""
+        self._writer.on_commit = hook
+
+    @property
     def position(self) -> int:
         """The last committed position."""
         return self._writer.head.position

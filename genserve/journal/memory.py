@@ -163,7 +163,8 @@ class MemoryReader:
         return self._storage.keys.get((tenant, key))
 
     def load_snapshot(self, name: str, fold_version: int) -> Snapshot | None:
-        found = [s for s in self._storage.snapshots.values() if (s.name, s.fold_version) == (name, fold_version)]
+        ours = (s for s in self._storage.snapshots.values() if (s.name, s.fold_version) == (name, fold_version))
+        found = (snapshot for snapshot in ours if snapshot.position <= len(self._storage.rows))
         return max(found, key=lambda snapshot: snapshot.position, default=None)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import URL, Connection, Table, and_, bindparam, func, literal_column, select, text
+from sqlalchemy import URL, Connection, Table, and_, bindparam, func, literal_column, select, text, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -255,7 +255,7 @@ def _find(connection: Connection, wanted: Wanted) -> Found:
     return Found(
         streams=_streams(connection, wanted.streams),
         producers=_producers(connection, wanted.producers),
-        repeats={producer: found for producer in wanted.repeats if (found := _repeat(connection, producer))},
+        repeats=_repeats(connection, wanted.repeats),
         keys=keys_by_name(connection, wanted.keys),
     )
 
@@ -275,14 +275,14 @@ def _producers(connection: Connection, names: tuple[str, ...]) -> dict[str, int]
     return {row.producer_id: row.epoch for row in rows}
 
 
-def _repeat(connection: Connection, producer: Producer) -> tuple[int, int] | None:
-    query = select(func.min(events.c.position), func.max(events.c.position)).where(
-        events.c.producer_id == producer.producer_id,
-        events.c.producer_epoch == producer.epoch,
-        events.c.producer_seq == producer.seq,
-    )
-    first, last = connection.execute(query).one()
-    return None if first is None else (first, last)
+def _repeats(connection: Connection, units: tuple[Producer, ...]) -> dict[Producer, tuple[int, int]]:
+    if not units:
+        return {}
+    c = events.c
+    name = (c.producer_seq, c.producer_epoch, c.producer_id)
+    wanted = tuple_(*name).in_([(unit.seq, unit.epoch, unit.producer_id) for unit in units])
+    query = select(*name, func.min(c.position), func.max(c.position)).where(wanted).group_by(*name)
+    return {Producer(who, epoch, seq): (first, last) for seq, epoch, who, first, last in connection.execute(query)}
 
 
 def _store_snapshot(connection: Connection, snapshot: Snapshot) -> None:

@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 import genserve
 from genserve.errors import InvariantBroken
@@ -43,6 +43,8 @@ def current(url: str) -> str | None:
     """The revision a database stands at; None when it was never set up."""
     if url == MEMORY:
         return latest()
+    if _is_missing(make_url(url)):
+        return None
     engine = _engine(url)
     try:
         with engine.connect() as connection:
@@ -70,6 +72,11 @@ def _config() -> Config:
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def _is_missing(url: URL) -> bool:
+    """SQLite would create the file by looking for it."""
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
 
 
 def _engine(url: str) -> Engine:

@@ -200,10 +200,15 @@ class Writer:
         units = () if self.on_commit is None else tuple(self.on_commit(group.batch))
         self._publish(group.batch)
         if units:
-            self.backlog.add_first([self._from_hook(units)])
+            self._go_first(units)
 
-    def _from_hook(self, units: tuple[Unit, ...]) -> Waiting:
-        return Waiting(Append.encode(units, None), None, from_hook=True)
+    def _go_first(self, units: tuple[Unit, ...]) -> None:
+        try:
+            append = Append.encode(units, None)
+        except GenServeError as error:
+            self._tell(units, error, stops=True)
+            return
+        self.backlog.add_first([Waiting(append, None, from_hook=True)])
 
     # ── when something is wrong ──────────────────────────────────────────────────────────────────────────
 
@@ -211,11 +216,16 @@ class Writer:
         if item.answer is not None:
             item.fail(error)
             return
+        self._tell(item.append.units, error, stops=item.from_hook)
+
+    def _tell(self, units: tuple[Unit, ...], error: GenServeError, *, stops: bool) -> None:
+        """About units that nobody waits for; without a listener, a lost decision stops the journal."""
         log.warning("an append nobody waits for was refused: %s", error)
-        if self.on_refused is not None:
-            for unit in item.append.units:
-                self.on_refused(unit, error)
-        elif item.from_hook:
+        listener = self.on_refused
+        if listener is not None:
+            for unit in units:
+                listener(unit, error)
+        elif stops:
             raise error
 
     def _separate(self, accepted: Accepted, refused: StorageRefused) -> None:
