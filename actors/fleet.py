@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -41,6 +42,8 @@ class Fleet:
         self._refs: dict[str, Ref] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._deliveries: set[asyncio.Task[Any]] = set()
+        self._commands: dict[str, deque[p.RunSegment | p.Revise]] = {}
+        self._senders: dict[str, asyncio.Task[None]] = {}
         self._joined: dict[str, int] = {}
 
     @property
@@ -62,14 +65,14 @@ class Fleet:
         self._watchers = [asyncio.create_task(self._watch(slot)) for slot in self._slots]
 
     def stop(self) -> None:
-        for task in (*self._watchers, *self._deliveries):
+        for task in (*self._watchers, *self._deliveries, *self._senders.values()):
             task.cancel()
 
     def tell(self, worker_id: str, command: p.RunSegment | p.Revise) -> None:
-        """Send a command; in order per worker, returns at once. A refusal becomes a fact."""
-        task = asyncio.create_task(self._deliver(worker_id, command))
-        self._deliveries.add(task)
-        task.add_done_callback(self._deliveries.discard)
+        """Send a command; returns at once. Commands to one worker arrive in order; a refusal becomes a fact."""
+        self._commands.setdefault(worker_id, deque()).append(command)
+        if worker_id not in self._senders:
+            self._senders[worker_id] = asyncio.create_task(self._send(worker_id))
 
     def forget(self, worker_id: str, request_id: str) -> None:
         """Let a worker drop the latents of a request that has ended elsewhere."""
@@ -104,10 +107,27 @@ class Fleet:
                 await self._record(worker_stream(worker_id), WorkerLost(worker_id, incarnation, str(error)))
                 await self._greet(worker_id, incarnation)
 
-    async def _deliver(self, worker_id: str, command: p.RunSegment | p.Revise) -> None:
-        is_run = isinstance(command, p.RunSegment)
-        answer = await self._ask_quietly(worker_id, "run" if is_run else "revise", command)
-        if isinstance(answer, p.Answer) and answer.refusal and is_run:
+    async def _send(self, worker_id: str) -> None:
+        """One delivery at a time, of all that waits: actors need not begin calls in the order they were made."""
+        queue = self._commands[worker_id]
+        while queue:
+            commands = tuple(queue)
+            try:
+                answers = await self._refs[worker_id].ask("obey", commands)
+            except UnreachableError:
+                await asyncio.sleep(RETRY_S)
+                if worker_id not in self._joined:
+                    break
+                continue
+            for command, answer in zip(commands, answers, strict=True):
+                queue.popleft()
+                await self._note(worker_id, command, answer)
+        queue.clear()
+        del self._senders[worker_id]
+
+    async def _note(self, worker_id: str, command: p.RunSegment | p.Revise, answer: p.Answer) -> None:
+        """A refused revision is about a segment that has just ended: normal, and no fact."""
+        if answer.refusal and isinstance(command, p.RunSegment):
             refused = ActionRefused(command.segment_id, worker_id, answer.refusal, answer.message)
             await self._record(SCHEDULER_STREAM, refused)
 

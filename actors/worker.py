@@ -69,6 +69,13 @@ class Worker:
             segments=(*self._revisions, *self._outbox.segments()),
         )
 
+    async def obey(self, commands: tuple[p.RunSegment | p.Revise, ...]) -> tuple[p.Answer, ...]:
+        """Take commands in, in order; an answer to each."""
+        return tuple([await self._obey(command) for command in commands])
+
+    async def _obey(self, command: p.RunSegment | p.Revise) -> p.Answer:
+        return await (self.run(command) if isinstance(command, p.RunSegment) else self.revise(command))
+
     async def run(self, command: p.RunSegment) -> p.Answer:
         """Queue a segment, or refuse it with a code; a repeated command changes nothing."""
         refusal = self._find_refusal(command)

@@ -24,7 +24,7 @@ class Ref(Protocol):
         """Call a method and wait for its answer.
 
         Raises UnreachableError when the actor is gone; errors of the method itself come through as they are.
-        Calls from one caller to one actor begin in the order in which they were made.
+        Calls that are under way together may begin in any order: wait for one before making the next where it matters.
         """
 
 
