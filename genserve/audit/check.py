@@ -35,14 +35,21 @@ class LogCheck(Struct, frozen=True):
 def check_log(reader: Reader) -> LogCheck:
     """Verify the chain, then replay up to where it is sound. Events appended meanwhile are left for the next time."""
     chain = verify(reader)
-    return LogCheck(chain, replay(_events(reader, chain.checked)))
+    return LogCheck(chain, replay(_History(reader, chain.checked)))
 
 
-def _events(reader: Reader, until: int) -> Iterator[Recorded]:
-    after = 0
-    while after < until:
-        page = reader.read(after, min(PAGE, until - after))
-        if not page:
-            return
-        yield from page
-        after = page[-1].position
+class _History:
+    """The log up to a position, read page by page, as often as it is iterated."""
+
+    def __init__(self, reader: Reader, until: int) -> None:
+        self._reader = reader
+        self._until = until
+
+    def __iter__(self) -> Iterator[Recorded]:
+        after = 0
+        while after < self._until:
+            page = self._reader.read(after, min(PAGE, self._until - after))
+            if not page:
+                return
+            yield from page
+            after = page[-1].position

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import msgspec
@@ -89,12 +90,13 @@ class ReplayReport(Struct, frozen=True):
 def replay(history: Iterable[Recorded], *, planner: Planner | None = None) -> ReplayReport:
     """Fold a log from its beginning and make every decision again.
 
-    The log's PlannerChanged facts say who decides from there on, and that planner's memory begins with the fact;
-    ``planner`` decides before the first of them. Memory is bounded by the live requests and a few bytes for each one
-    that ended, since the laws have to know them. Raises whatever ``history`` raises.
+    The log's PlannerChanged facts say who decides from there on; ``planner`` decides before the first of them. A
+    planner's memory is the fold of the whole log, so a change of planner reads ``history`` again from its beginning;
+    where that is a one-shot iterator, the new planner's memory begins with the change. Memory is bounded by the live
+    requests and a few bytes for each one that ended, since the laws have to know them. Raises what ``history`` raises.
     """
     began = time.perf_counter()
-    auditor = _Auditor(planner or _Nobody())
+    auditor = _Auditor(planner or _Nobody(), () if iter(history) is history else history)
     for recorded in history:
         auditor.take(recorded)
     return auditor.report(time.perf_counter() - began)
@@ -103,7 +105,8 @@ def replay(history: Iterable[Recorded], *, planner: Planner | None = None) -> Re
 class _Auditor:
     """The loop with a comparison in place of workers and a clock."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, past: Iterable[Recorded]) -> None:
+        self._past = past
         self._loop = Loop(planner, dispatcher=_NoDispatch(), digest=self._digest)
         self._laws = LawBook()
         self._pending: list[Recorded] = []
@@ -121,7 +124,7 @@ class _Auditor:
             self._compare(recorded.position, recorded.event)
         elif isinstance(recorded.event, PlannerChanged):
             self._fold()
-            self._adopt(recorded.event)
+            self._adopt(recorded.position, recorded.event)
         self._pending.append(recorded)
         if len(self._pending) >= _BATCH:
             self._fold()
@@ -144,8 +147,8 @@ class _Auditor:
             self._loop.fold(self._pending)
             self._pending = []
 
-    def _adopt(self, event: PlannerChanged) -> None:
-        """The planner that the log names; an unchanged one keeps its memory."""
+    def _adopt(self, position: int, event: PlannerChanged) -> None:
+        """The planner that the log names, remembering all that went before, as after a restart in production."""
         if event.digest == self._loop.planner.digest:
             return
         try:
@@ -153,8 +156,10 @@ class _Auditor:
         except GenServeError as error:
             self._planner_error = error.message
             planner = _Nobody()
-        self._loop.planner = planner
-        self._loop.memory = planner.begin()
+        memory = planner.begin()
+        for recorded in takewhile(lambda r: r.position < position, self._past):
+            memory = planner.remember(memory, recorded)
+        self._loop.planner, self._loop.memory = planner, memory
 
     def _compare(self, position: int, recorded: PlanDecided) -> None:
         self._decisions += 1

@@ -30,7 +30,7 @@ def a_simulated_log(planner: str = "edf") -> Log:
         outages=(Outage("w1", 2 * SECOND, 5 * SECOND),),
         cancels=((3 * SECOND, "r04"),),
     )
-    return simulate(build_planner(planner), scenario, digest=state_digest).log
+    return list(simulate(build_planner(planner), scenario, digest=state_digest).log)
 
 
 async def store(log: Log, path: Path) -> str:

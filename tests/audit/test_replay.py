@@ -70,6 +70,16 @@ def test_a_change_of_planner_in_the_log_changes_who_is_asked() -> None:
     assert (first.broken, first.recorded["planner"], first.replayed["planner"]) == (Broken.INPUT, "edf", "fifo")
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_new_planner_remembers_what_went_before_it(seed: int) -> None:
+    chaos = Chaos(seed, planner="fifo")
+    chaos.run(100)
+    chaos.change_planner(build_planner("super_p95", {"every": 2, "share": 0.1}))
+    report = replay(chaos.run(100))
+    assert report.first is None
+    assert report.equal == report.decisions
+
+
 def test_a_changed_measurement_is_a_broken_state_at_the_next_decision() -> None:
     log = a_simulated_log()
     index = index_of(log, e.StepsFinished, skip=5)

@@ -34,8 +34,10 @@ class Chaos:
         self.record([(worker_stream(w), e.WorkerJoined(w, 1)) for w in self.incarnations])
 
     def change_planner(self, planner: Planner) -> None:
-        """Another policy from here on; its memory begins with the fact."""
+        """Another policy from here on, as after a restart: it remembers the whole log."""
         self.loop.planner, self.loop.memory = planner, planner.begin()
+        for recorded in self.log:
+            self.loop.memory = planner.remember(self.loop.memory, recorded)
         self.record([(SCHEDULER_STREAM, e.PlannerChanged(planner.name, planner.digest, planner.parameters()))])
 
     def dispatch(self, recorded: e.Recorded) -> None:
