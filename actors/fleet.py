@@ -104,6 +104,7 @@ class Fleet:
                 await self._refs[worker_id].ask("attend")
             except UnreachableError as error:
                 incarnation = self._joined.pop(worker_id)
+                self._drop_commands(worker_id)
                 await self._record(worker_stream(worker_id), WorkerLost(worker_id, incarnation, str(error)))
                 await self._greet(worker_id, incarnation)
 
@@ -116,14 +117,18 @@ class Fleet:
                 answers = await self._refs[worker_id].ask("obey", commands)
             except UnreachableError:
                 await asyncio.sleep(RETRY_S)
-                if worker_id not in self._joined:
-                    break
                 continue
             for command, answer in zip(commands, answers, strict=True):
                 queue.popleft()
                 await self._note(worker_id, command, answer)
-        queue.clear()
         del self._senders[worker_id]
+
+    def _drop_commands(self, worker_id: str) -> None:
+        """What was on its way to a lost worker is void: its next incarnation is told anew."""
+        self._commands.pop(worker_id, None)
+        sender = self._senders.pop(worker_id, None)
+        if sender is not None:
+            sender.cancel()
 
     async def _note(self, worker_id: str, command: p.RunSegment | p.Revise, answer: p.Answer) -> None:
         """A refused revision is about a segment that has just ended: normal, and no fact."""
