@@ -11,9 +11,9 @@ from genserve.api import jobs
 from genserve.api.context import Api
 from genserve.api.envelope import error_body
 from genserve.api.sse import HEARTBEAT, OPENING, frame, merge
-from genserve.domain.events import ArtifactStored
+from genserve.domain.events import ArtifactStored, RequestSubmitted
 from genserve.domain.request import RequestSpec, Status
-from genserve.errors import GenServeError, InvariantBroken
+from genserve.errors import GenServeError
 
 NO_USAGE = {
     "input_tokens": 0,
@@ -38,25 +38,22 @@ async def image_events(api: Api, ids: tuple[str, ...]) -> AsyncGenerator[bytes, 
 
 async def _one_image(api: Api, request_id: str, index: int) -> AsyncGenerator[dict[str, Any], None]:
     """Previews are sent once each, in order, whatever attempt made them."""
-    row = await api.gateway.find_request(request_id)
-    if row is None:
-        raise InvariantBroken("request_lost", f"{request_id} was acknowledged and is not found")
-    common = {"id": request_id, "image_index": index, **_look(row.spec)}
+    about: dict[str, Any] = {"id": request_id, "image_index": index}
     sent = -1
     async with aclosing(jobs.follow(api, request_id, after=0)) as events:
         async for recorded in events:
             event = recorded.event
-            if not (isinstance(event, ArtifactStored) and event.artifact.kind == "partial" and event.index > sent):
-                continue
-            sent = event.index
-            content = await api.gateway.read_artifact(event.artifact)
-            yield {
-                "type": "image_generation.partial_image",
-                "b64_json": base64.b64encode(content).decode(),
-                "created_at": recorded.recorded_us // 1_000_000,
-                "partial_image_index": event.index,
-                **common,
-            }
+            if isinstance(event, RequestSubmitted):
+                about |= _look(event.request)
+            elif isinstance(event, ArtifactStored) and event.artifact.kind == "partial" and event.index > sent:
+                sent = event.index
+                yield {
+                    "type": "image_generation.partial_image",
+                    "b64_json": base64.b64encode(await api.gateway.read_artifact(event.artifact)).decode(),
+                    "created_at": recorded.recorded_us // 1_000_000,
+                    "partial_image_index": event.index,
+                    **about,
+                }
     row = await jobs.wait_until_final(api, request_id)
     if row.status != Status.COMPLETED:
         raise jobs.why_it_ended(row)
@@ -66,7 +63,7 @@ async def _one_image(api: Api, request_id: str, index: int) -> AsyncGenerator[di
         "b64_json": base64.b64encode(content).decode(),
         "created_at": row.finished_us // 1_000_000,
         "usage": NO_USAGE,
-        **common,
+        **about,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -34,7 +35,8 @@ async def list_requests(request: Request, api: ApiContext, tenant: Tenant) -> Re
     if media not in ("", *Media):
         raise CallerError("invalid_media", f"media is image or video, not {media[:40]!r}", "media")
     rows, has_more = await read_page(api, request, tenant, media=media)
-    views = [request_view(row, await jobs.find_forecast(api, row), api=api, http=request) for row in rows]
+    forecasts = await asyncio.gather(*(jobs.find_forecast(api, row) for row in rows))
+    views = [request_view(row, forecast, api=api, http=request) for row, forecast in zip(rows, forecasts, strict=True)]
     return JSONResponse(page(rows, views, has_more=has_more))
 
 

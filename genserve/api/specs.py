@@ -6,6 +6,8 @@ import math
 import secrets
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from genserve.api.context import Api
 from genserve.api.deadlines import deadline_us
 from genserve.api.schemas import CreateBody, ImageBody, VideoBody
@@ -36,26 +38,17 @@ def image_specs(api: Api, body: ImageBody, caller: Caller) -> tuple[RequestSpec,
         message = "a stream carries b64_json only; drop response_format or stream"
         raise CallerError("conflicting_parameters", message, "response_format")
     now_us = api.clock()
-    first = _generation(api, body, entry, frames=1)
-    group_id = new_id("grp", now_us) if count > 1 else ""
-    specs = []
-    for index in range(count):
-        entry.check_seed(first.seed + index)
-        spec = _spec(
-            api,
-            body,
-            caller,
-            entry=entry,
-            generation=first,
-            request_id=new_id("img", now_us + index * 1000),  # ids sort by the millisecond: keep the order of seeds
-            now_us=now_us,
-            seed=first.seed + index,
-            output_format=body.output_format or "png",
-            partial_images=previews if body.stream else 0,
-            group_id=group_id,
-        )
-        specs.append(spec)
-    return tuple(specs)
+    spec = _spec(api, body, caller, entry=entry, generation=_generation(api, body, entry, frames=1), now_us=now_us)
+    entry.check_seed(spec.seed + count - 1)
+    spec = replace(
+        spec,
+        output_format=body.output_format or "png",
+        partial_images=previews if body.stream else 0,
+        group_id=new_id("grp", now_us) if count > 1 else "",
+    )
+    # ids sort by the millisecond: a step apart, they keep the order of the seeds
+    ids = [new_id("img", now_us + index * 1000) for index in range(count)]
+    return tuple(replace(spec, request_id=id_, seed=spec.seed + index) for index, id_ in enumerate(ids))
 
 
 def video_spec(api: Api, body: VideoBody, caller: Caller) -> RequestSpec:
@@ -65,35 +58,14 @@ def video_spec(api: Api, body: VideoBody, caller: Caller) -> RequestSpec:
     entry.check_fps(fps)
     generation = _generation(api, body, entry, frames=_frames(body, entry, fps))
     now_us = api.clock()
-    return _spec(
-        api,
-        body,
-        caller,
-        entry=entry,
-        generation=generation,
-        request_id=new_id("vid", now_us),
-        now_us=now_us,
-        seed=generation.seed,
-        output_format="mp4",
-        fps=fps,
-    )
+    spec = _spec(api, body, caller, entry=entry, generation=generation, now_us=now_us)
+    return replace(spec, request_id=new_id("vid", now_us), output_format="mp4", fps=fps)
 
 
 def _spec(
-    api: Api,
-    body: CreateBody,
-    caller: Caller,
-    *,
-    entry: ModelEntry,
-    generation: Generation,
-    request_id: str,
-    now_us: int,
-    seed: int,
-    output_format: str,
-    partial_images: int = 0,
-    group_id: str = "",
-    fps: int = 0,
+    api: Api, body: CreateBody, caller: Caller, *, entry: ModelEntry, generation: Generation, now_us: int
 ) -> RequestSpec:
+    """What images and videos have in common; the id is still to be given."""
     due_us = deadline_us(
         body.slo_ms,
         body.deadline,
@@ -102,7 +74,7 @@ def _spec(
         now_us=now_us,
     )
     return RequestSpec(
-        request_id=request_id,
+        request_id="",
         model=entry.name,
         media=Media(entry.media),
         shape=Shape(generation.width, generation.height, generation.frames),
@@ -112,12 +84,8 @@ def _spec(
         prompt=generation.prompt,
         negative_prompt=generation.negative_prompt,
         guidance_scale=generation.guidance_scale,
-        seed=seed,
-        fps=fps,
+        seed=generation.seed,
         priority=_in_range("priority", body.priority, default=0, smallest=-MAX_PRIORITY, largest=MAX_PRIORITY),
-        output_format=output_format,
-        partial_images=partial_images,
-        group_id=group_id,
         tenant=caller.tenant,
         user=_plain("user", body.safety_identifier or body.user or ""),
         traceparent=caller.traceparent,

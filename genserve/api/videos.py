@@ -15,8 +15,8 @@ from genserve.api.schemas import VideoBody
 from genserve.api.specs import Caller, video_spec
 from genserve.api.tracecontext import valid_traceparent
 from genserve.api.views import page, poll_headers, video_view
-from genserve.domain.request import Status
-from genserve.errors import CallerError
+from genserve.domain.request import RequestSpec, Status
+from genserve.errors import CallerError, GenServeError
 from genserve.scheduling.gateway import RequestRow
 
 router = APIRouter(tags=["videos"])
@@ -30,8 +30,9 @@ async def create_video(request: Request, api: ApiContext, tenant: Tenant) -> Res
     """Record a video job and answer at once; it runs by its deadline, not by its turn."""
     body = await read_body(request, VideoBody, forms=True)
     caller = Caller(tenant, valid_traceparent(request.headers.getlist("traceparent")))
-    (request_id,) = await jobs.submit(api, request, body, (video_spec(api, body, caller),))
-    return await _job(api, await jobs.find(api, request_id, tenant, media="video"))
+    spec = video_spec(api, body, caller)
+    (request_id,) = await jobs.submit(api, request, body, (spec,))
+    return await _job(api, await _created(api, request_id, spec))
 
 
 @router.get("/v1/videos")
@@ -74,6 +75,16 @@ async def delete_video(video_id: str, api: ApiContext, tenant: Tenant) -> Respon
 async def remix_video() -> Response:
     message = "this server makes videos from text only; use POST /v1/videos with a prompt"
     raise CallerError("unsupported_parameter", message, "video_id")
+
+
+async def _created(api: Api, request_id: str, spec: RequestSpec) -> RequestRow:
+    """The row of what was just recorded; that it cannot be read now is no reason to tell the client to try again."""
+    try:
+        return await jobs.find(api, request_id, spec.tenant, media="video")
+    except GenServeError:
+        if request_id != spec.request_id:
+            raise
+        return RequestRow(request_id, spec, Status.WAITING, step=0, submitted_us=spec.arrival_us)
 
 
 async def _job(api: Api, row: RequestRow) -> Response:

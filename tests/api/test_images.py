@@ -109,6 +109,19 @@ async def test_a_stream_of_several_images_completes_each_of_them(client: httpx.A
     assert sorted(event["image_index"] for event in completed) == [0, 1, 2]
 
 
+async def test_a_preview_that_is_made_again_by_the_next_attempt_is_sent_once(
+    client: httpx.AsyncClient, gateway: FakeGateway
+) -> None:
+    gateway.runs_by_itself = False
+    call = asyncio.create_task(client.post(IMAGES, json={"prompt": "a cat", "stream": True, "partial_images": 2}))
+    await gateway.until(lambda: gateway.followers)
+    request_id = gateway.specs[0].request_id
+    for index in (0, 0, 1):
+        gateway.store(request_id, "partial", "image/png", index)
+    gateway.complete(request_id)
+    assert [event.get("partial_image_index") for event in sse((await call).text)] == [0, 1, None]
+
+
 async def test_previews_are_only_made_for_a_stream(client: httpx.AsyncClient, gateway: FakeGateway) -> None:
     await client.post(IMAGES, json={"prompt": "a cat", "partial_images": 2})
     assert gateway.specs[0].partial_images == 0

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from genserve.errors import Unavailable
 from genserve.scheduling.gateway import Forecast
 from tests.api.fake_gateway import FakeClock, FakeGateway
 
@@ -42,6 +43,17 @@ async def test_a_job_is_answered_at_once_with_status_200(client: httpx.AsyncClie
         "seconds": "2",
         "size": "64x48",
     }
+
+
+async def test_a_recorded_job_is_acknowledged_even_if_it_cannot_be_read_back(
+    client: httpx.AsyncClient, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(request_id: str) -> None:
+        raise Unavailable("journal_unavailable", f"no reader for {request_id}")
+
+    monkeypatch.setattr(gateway, "find_request", away)
+    job = await create(client)
+    assert (job["id"], job["status"]) == (gateway.specs[0].request_id, "queued")
 
 
 async def test_a_form_is_as_good_as_json(client: httpx.AsyncClient, gateway: FakeGateway) -> None:
@@ -142,7 +154,7 @@ async def test_content_of_a_job_that_runs_is_not_ready_and_says_for_how_long(
     gateway.forecasts[video_id] = Forecast(clock.now_us + 12_500_000, clock.now_us, False)
     reply = await client.get(f"/v1/videos/{video_id}/content")
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "not_ready")
-    assert reply.headers["retry-after"] == "13"
+    assert (reply.headers["retry-after"], reply.headers["x-should-retry"]) == ("13", "false")
     assert "0 of 16 steps" in reply.json()["error"]["message"]
 
 
