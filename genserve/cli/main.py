@@ -34,7 +34,7 @@ def root() -> None:
     """Hold the commands together."""
 
 
-MODULES = ("serve", "submit", "status", "events", "models", "demo", "replay", "db")
+MODULES = ("serve", "submit", "status", "events", "models", "demo", "replay", "simulate", "compare", "bound", "db")
 """The command files, in the order of ``genserve --help``."""
 
 for name in MODULES:

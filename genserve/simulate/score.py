@@ -88,6 +88,12 @@ class Scorer:
             life.switches += life.degree != len(event.workers)
         life.degree = len(event.workers)
 
+    def absorb(self, other: Scorer) -> None:
+        """Add what another one saw, of other requests and GPUs."""
+        self.busy_us += other.busy_us
+        self.refused += other.refused
+        self._lives.update(other._lives)
+
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         return tuple(

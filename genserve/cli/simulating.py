@@ -1,0 +1,148 @@
+"""Options and output that simulate, compare and bound share; not simulation itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from genserve.errors import CallerError
+
+WorkloadName = Annotated[
+    str,
+    typer.Option("--workload", help="A shipped calibration (genserve, tetriserve, tridentserve-flux, ...) or a file."),
+]
+Mix = Annotated[str, typer.Option(help="light, balanced, heavy, or a share of videos such as 0.3.")]
+Sizes = Annotated[str, typer.Option(help="uniform or skewed (towards large sizes).")]
+Rate = Annotated[float, typer.Option(help="Requests per minute.")]
+Sigma = Annotated[float, typer.Option(help="Deadlines are multiplied by this.")]
+ArrivalsName = Annotated[str, typer.Option("--arrivals", help="poisson, bursty or constant.")]
+Cv = Annotated[float, typer.Option(help="Coefficient of variation of bursty gaps.")]
+Requests = Annotated[int, typer.Option(help="Requests per seed.")]
+Duration = Annotated[float, typer.Option("--duration", help="Seconds of arrivals instead of a number of requests.")]
+Trace = Annotated[str, typer.Option(help="CSV or JSON file of arrivals instead of drawn ones.")]
+Gpus = Annotated[int, typer.Option(help="GPUs in the pool.", min=1)]
+PerNode = Annotated[int, typer.Option("--gpus-per-node", help="Groups never cross a node.", min=1)]
+SwitchPrice = Annotated[
+    float, typer.Option("--switch-price", help="Seconds for a change of degree and a resume; negative: as calibrated.")
+]
+Bias = Annotated[float, typer.Option(help="Steps are slower than the planner believes, by this fraction.")]
+Spread = Annotated[float, typer.Option(help="Each class is off by up to this fraction, either way.")]
+Noise = Annotated[float, typer.Option(help="Standard deviation of a segment's speed.")]
+Seeds = Annotated[int, typer.Option(help="How many seeds.", min=1)]
+FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file; - for stdout.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write one self-contained page with plots.")]
+Jobs = Annotated[int, typer.Option(help="Processes; 0 means one per core.")]
+
+
+def make_setting(**given: Any) -> Any:
+    """The Setting that options describe."""
+    from genserve.simulate.compare import Setting
+    from genserve.simulate.truth import Errors
+    from genserve.simulate.workloads import Workload
+
+    workload = Workload(**{k: given[k] for k in Workload.__struct_fields__})
+    errors = Errors(**{k: given[k] for k in Errors.__struct_fields__})
+    price = given["switch_price"]
+    return Setting(
+        workload,
+        given["gpus"],
+        given["gpus_per_node"],
+        given["seeds"],
+        given["first_seed"],
+        None if price < 0 else price,
+        errors,
+    )
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr; yields a function that takes done and total."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield advance
+
+
+def write_json(result: Any, path: Path | None) -> None:
+    if path is None:
+        return
+    text = json.dumps(result, indent=1)
+    if str(path) == "-":
+        typer.echo(text)
+    else:
+        write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise CallerError("cannot_write", f"{path}: {error.strerror}") from error
+
+
+def print_tables(result: dict[str, Any]) -> None:
+    """What people want to see first, one table per point of a sweep."""
+    console = Console(width=None if Console().is_terminal else 150)
+    for point in result.get("points", [result]):
+        title = ", ".join(f"{k} {v}" for k, v in point.get("at", {}).items())
+        console.print(_table(point, title))
+        if "bound" in point:
+            bound = point["bound"]
+            console.print(
+                f"bound {_percent(bound)} (proven), schedule found by search {_percent(bound['found'])}",
+                highlight=False,
+            )
+
+
+def print_classes(row: dict[str, Any]) -> None:
+    """One line per class of requests."""
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(("class", "on time %", "mean s", "p50 s", "p90 s", "p99 s", "max s")):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for label, share in row["classes"].items():
+        latency = row["latency_s"].get(label, {})
+        times = [f"{latency.get(k, 0):.1f}" for k in ("mean", "p50", "p90", "p99", "max")]
+        table.add_row(label, f"{100 * share['mean']:.1f}", *times)
+    Console().print(table)
+
+
+def print_bound(bound: dict[str, Any], first_seed: int) -> None:
+    """The mean, and each seed."""
+    console = Console()
+    console.print(f"bound {_percent(bound)}, schedule found {_percent(bound['found'])}", highlight=False)
+    seeds = ", ".join(f"{first_seed + i}: {100 * v:.0f}" for i, v in enumerate(bound["per_seed"]))
+    console.print(f"by seed  {seeds}", highlight=False)
+
+
+def _table(point: dict[str, Any], title: str) -> Table:
+    table = Table(title=title or None, box=None, pad_edge=False)
+    reached = point.get("bound", {}).get("reached", {})
+    columns = ["planner", "on time %", "image", "video", "p50 s", "p99 s", "worst late", "pauses", "switches", "GPU %"]
+    columns += ["decision p99 us"] + (["of bound %"] if reached else [])
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for label, row in point["planners"].items():
+        latency = row["latency_s"]["all"]
+        cells = [label, *(_percent(row[g]) for g in ("attainment", "image", "video"))]
+        cells += [f"{latency.get('p50', 0):.1f}", f"{latency.get('p99', 0):.0f}", f"{row['worst_lateness']:.1f}x"]
+        cells += [f"{row['pauses_per_request']:.2f}", f"{row['switches_per_request']:.2f}"]
+        cells += [f"{100 * row['utilization']:.0f}", f"{row['decision_us']['p99']:.0f}"]
+        table.add_row(*cells, *([f"{100 * reached[label]:.1f}"] if reached else []))
+    return table
+
+
+def _percent(value: dict[str, float] | None) -> str:
+    return "-" if value is None else f"{100 * value['mean']:.1f} ±{100 * value['ci95']:.1f}"

@@ -1,0 +1,153 @@
+"""A proven upper bound on how many requests of a trace can be on time, and a schedule found below it.
+
+Clairvoyant, by linear programming (HiGHS). Relaxed: step boundaries, placement, what changes of course cost, the order
+of denoise and decode beyond their windows, encode's GPU time, and knowledge of the future. Nothing that a real schedule
+must obey is added, so no planner can beat it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+
+import highspy
+import numpy as np
+from msgspec import Struct
+
+from genserve.domain.costs import CostTable
+from genserve.domain.request import RequestSpec, Stage
+from genserve.errors import InvariantBroken
+from genserve.planners.save import Save
+from genserve.simulate.score import Scorer
+from genserve.simulate.simulation import Scenario, simulate
+
+
+class Bound(Struct, frozen=True):
+    """``on_time`` is the bound in whole requests, ``saved`` each request's share in the relaxed optimum."""
+
+    on_time: int
+    relaxed: float
+    saved: dict[str, float]
+
+
+def upper_bound(requests: Sequence[RequestSpec], costs: CostTable, *, gpus: int, largest: int = 8) -> Bound:
+    """No schedule on ``gpus`` GPUs with groups of at most ``largest`` has more requests on time."""
+    model = _Model(requests, costs, gpus, largest)
+    values, objective = model.solve()
+    saved = {r.request_id: float(values[i]) for i, r in enumerate(requests)}
+    return Bound(math.floor(objective + 1e-6), objective, saved)
+
+
+class _Model:
+    """Columns: one share per request, then times at each degree and of decode in each interval of its window."""
+
+    def __init__(self, requests: Sequence[RequestSpec], costs: CostTable, gpus: int, largest: int) -> None:
+        self.shares = len(requests)
+        self.upper = [1.0] * self.shares
+        self.entries: list[list[tuple[int, float]]] = []
+        self.limits: list[tuple[float, float]] = []
+        self.points = _points(requests, costs)
+        lengths = [(b - a) / 1e6 for a, b in pairwise(self.points)]
+        self.capacity: list[list[tuple[int, float]]] = [[] for _ in lengths]
+        self.lengths = lengths
+        for row, spec in enumerate(requests):
+            self._add(row, spec, costs, largest)
+        for entries, length in zip(self.capacity, lengths, strict=True):
+            if entries:
+                self._row(entries, -math.inf, gpus * length)
+
+    def _row(self, entries: list[tuple[int, float]], low: float, high: float) -> None:
+        self.entries.append(entries)
+        self.limits.append((low, high))
+
+    def _column(self, upper: float) -> int:
+        self.upper.append(upper)
+        return len(self.upper) - 1
+
+    def _add(self, share: int, spec: RequestSpec, costs: CostTable, largest: int) -> None:
+        encode, decode = (costs.stage_us(spec.model, s, spec.shape) for s in (Stage.ENCODE, Stage.DECODE))
+        release = spec.arrival_us + encode
+        first, last = bisect_left(self.points, release), bisect_left(self.points, spec.deadline_us)
+        degrees = [k for k in costs.degrees(spec.model, spec.shape) if k <= largest]
+        denoised: list[tuple[int, float]] = [(share, -1.0)]
+        decoded: list[tuple[int, float]] = [(share, -decode / 1e6)]
+        for i in range(first, last):
+            together = []
+            if self.points[i + 1] <= spec.deadline_us - decode:
+                for k in degrees:
+                    column = self._column(self.lengths[i])
+                    work_s = spec.steps * costs.step_us(spec.model, spec.shape, degree=k) / 1e6
+                    denoised.append((column, 1 / work_s))
+                    self.capacity[i].append((column, float(k)))
+                    together.append((column, 1.0))
+            column = self._column(self.lengths[i])
+            decoded.append((column, 1.0))
+            self.capacity[i].append((column, 1.0))
+            self._row([*together, (column, 1.0)], -math.inf, self.lengths[i])
+        self._row(denoised, 0.0, math.inf)
+        self._row(decoded, 0.0, math.inf)
+
+    def solve(self) -> tuple[np.ndarray, float]:
+        lp = highspy.HighsLp()
+        columns, rows = len(self.upper), len(self.entries)
+        lp.num_col_, lp.num_row_ = columns, rows
+        cost = np.zeros(columns)
+        cost[: self.shares] = -1.0
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, np.zeros(columns), np.array(self.upper)
+        lp.row_lower_ = np.array([_finite(low) for low, _ in self.limits])
+        lp.row_upper_ = np.array([_finite(high) for _, high in self.limits])
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        lp.a_matrix_.start_ = np.cumsum([0, *(len(row) for row in self.entries)])
+        lp.a_matrix_.index_ = np.array([c for row in self.entries for c, _ in row])
+        lp.a_matrix_.value_ = np.array([v for row in self.entries for _, v in row])
+        solver = highspy.Highs()
+        solver.setOptionValue("output_flag", False)
+        solver.passModel(lp)
+        solver.run()
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            raise InvariantBroken("bound_not_solved", f"HiGHS says {solver.getModelStatus()} for {rows} rows")
+        return np.array(solver.getSolution().col_value), -solver.getInfo().objective_function_value
+
+
+def _finite(value: float) -> float:
+    return math.copysign(highspy.kHighsInf, value) if math.isinf(value) else value
+
+
+def _points(requests: Sequence[RequestSpec], costs: CostTable) -> list[int]:
+    points: set[int] = set()
+    for spec in requests:
+        encode, decode = (costs.stage_us(spec.model, s, spec.shape) for s in (Stage.ENCODE, Stage.DECODE))
+        points |= {spec.arrival_us + encode, spec.deadline_us - decode, spec.deadline_us}
+    return sorted(points)
+
+
+def clairvoyant(scenario: Scenario, bound: Bound, *, rounds: int = 4) -> int:
+    """Requests on time in the best schedule found: our policy, told whom to give up by the relaxed optimum.
+
+    Those given up are never run, which the objective allows. Each round gives up whoever was late in the best run and
+    takes back whoever the bound would save.
+    """
+    keep = {r.request_id for r in scenario.requests}
+    best = met = _run(scenario, keep)
+    for share in (0.5, 0.05):
+        trial = _run(scenario, {r for r, y in bound.saved.items() if y >= share})
+        best = max(best, trial, key=len)
+    for _ in range(rounds):
+        met = _run(scenario, best)
+        if len(met) <= len(best):
+            back = sorted(set(bound.saved) - best, key=lambda r: (-bound.saved[r], r))[:1]
+            met = _run(scenario, best | set(back))
+        best = max(best, met, key=len)
+    return len(best)
+
+
+def _run(scenario: Scenario, keep: set[str]) -> set[str]:
+    scorer = Scorer()
+    kept = tuple(r for r in scenario.requests if r.request_id in keep)
+    if not kept:
+        return set()
+    scenario = Scenario(kept, scenario.costs, scenario.gpus, scenario.gpus_per_node, seed=scenario.seed)
+    simulate(Save(phi=0.0), scenario, observers=(scorer.watch,), keep_log=False)
+    return {o.request_id for o in scorer.outcomes if o.is_met}
