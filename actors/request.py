@@ -7,6 +7,7 @@ that a segment costs few events; every other fact is appended before its report 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -172,8 +173,11 @@ class _Charge:
             return
         name = f"attempt-{report.attempt}-step-{report.step}.safetensors"
         path = self._settings.checkpoints / self._request_id / name
+        began_ns = time.perf_counter_ns()
         sha256 = await asyncio.to_thread(write_durably, path, report.content)
-        fact = e.LatentsCheckpointed(report.attempt, report.step, str(path.absolute()), len(report.content), sha256)
+        took_us = (time.perf_counter_ns() - began_ns) // 1000
+        size = len(report.content)
+        fact = e.LatentsCheckpointed(report.attempt, report.step, str(path.absolute()), size, sha256, took_us)
         await self._stream.record(lambda life: [] if life.has_ended or _has(life, fact) else [fact])
         if known is not None:
             await asyncio.to_thread(remove, known.uri)

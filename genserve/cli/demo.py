@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from genserve.cli.serve import build_models, say
+from genserve.cli.serve import build_small_models, say
 
 START_S = 120.0
 
@@ -41,7 +41,7 @@ def demo(
     database = f"sqlite:///{out.absolute()}/genserve.db"
     if (out / "genserve.db").exists():
         raise CallerError("demo_exists", f"{out} holds the log of an earlier demo: remove it or choose another --out")
-    build_models(settings.models, settings.catalog)
+    build_small_models(settings)
     environ = {
         "GENSERVE_DATA_DIR": str(out.absolute()),
         "GENSERVE_DATABASE_URL": database,

@@ -52,10 +52,10 @@ def planned_jobs() -> list[Job]:
         for i in range(3)
     ]
     small = [
-        Job(f"image-{i}", {"model": "tiny-sd3", "size": "256x256", "seed": i}, 3.0 + 1.5 * i, 8.0) for i in range(6)
+        Job(f"image-{i}", {"model": "tiny-sd3", "size": "256x256", "seed": i}, 3.0 + 1.5 * i, 6.0) for i in range(6)
     ]
     large = [
-        Job(f"large-{i}", {"model": "tiny-flux", "size": "384x384", "seed": i}, 4.0 + 3.0 * i, 12.0) for i in range(3)
+        Job(f"large-{i}", {"model": "tiny-flux", "size": "384x384", "seed": i}, 4.0 + 3.0 * i, 8.0) for i in range(3)
     ]
     return sorted((*videos, *small, *large), key=lambda job: job.at_s)
 

@@ -10,7 +10,7 @@ import typer
 from genserve.cli.options import DEFAULT_URL, ApiKey, AsJson, Url, print_json
 from genserve.errors import Unavailable
 
-group = typer.Typer(no_args_is_help=True, help="Models: list what is served.")
+group = typer.Typer(no_args_is_help=True, help="List what is served; make the small checkpoints.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,6 +40,24 @@ def list_models(
             f"{model['id']:<16} {model['media']:<6} {defaults['size']}{frames}, "
             f"{defaults['num_inference_steps']} steps, {model['description']}"
         )
+
+
+@group.command("build")
+def build_models(
+    *,
+    catalog: Annotated[Path | None, typer.Option(help="Catalog file; by default that of the settings.")] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Where checkpoints go; by default as in the settings.")] = None,
+) -> None:
+    """Make the catalog's small checkpoints with seeded random weights, where they are absent.
+
+    Entries without a recipe are yours to put in place: a folder in the diffusers format.
+    """
+    from genserve.config import load_settings
+    from genserve.diffusion.build import build_models as build
+    from genserve.diffusion.catalog import Catalog
+
+    settings = load_settings()
+    build(models_dir or settings.models, Catalog.load(catalog or settings.catalog), typer.echo)
 
 
 def _from_server(url: str, api_key: str) -> list[dict[str, Any]]:

@@ -6,9 +6,12 @@ import asyncio
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from genserve.config import Settings
 
 COMPOSITION_ROOT = "actors.app"
 
@@ -29,17 +32,17 @@ def serve(
 
     settings = load_settings(config)
     if build:
-        build_models(settings.models, settings.catalog)
+        build_small_models(settings)
     root = import_module(COMPOSITION_ROOT)
     asyncio.run(root.serve_forever(settings, say))
 
 
-def build_models(models_dir: Path, catalog: Path | None) -> None:
+def build_small_models(settings: Settings) -> None:
     """The catalog's small checkpoints, where they are absent."""
-    from genserve.diffusion.build import build_models as build
+    from genserve.diffusion.build import build_models
     from genserve.diffusion.catalog import Catalog
 
-    build(models_dir, Catalog.load(catalog), lambda line: say(f"models: {line}"))
+    build_models(settings.models, Catalog.load(settings.catalog), lambda line: say(f"models: {line}"))
 
 
 def say(line: str) -> None:

@@ -70,6 +70,7 @@ def _stage_started(draft: Draft, event: e.StageStarted, recorded: e.Recorded) ->
         status=Status.RUNNING,
         started_us=request.started_us or now,
         changed_us=now,
+        home=event.workers[0] if is_denoise else request.home,
         regroups=request.regroups + (is_denoise and request.degree not in (0, degree)),
         degree=degree if is_denoise else request.degree,
     )
@@ -133,9 +134,11 @@ def _request_paused(draft: Draft, event: e.RequestPaused, recorded: e.Recorded) 
     leave_all(draft, request)
     ran = request.status is Status.RUNNING
     has_begun = event.home != "" or request.checkpoint is not None
+    is_denoised = event.step >= request.spec.steps
     draft.requests[request.request_id] = replace(
         request,
         status=Status.PAUSED if has_begun else Status.WAITING,
+        stage=Stage.DECODE if is_denoised else request.stage,
         step=event.step,
         home=event.home,
         segments=(),
@@ -268,10 +271,17 @@ def _apply_start(draft: Draft, start: Start, clock_us: int) -> None:
 
 
 def _action_refused(draft: Draft, event: e.ActionRefused, recorded: e.Recorded) -> None:
-    """Whatever the worker missed, disk is the truth: back to the checkpoint, so that refusals end."""
+    """What comes before the refused segment goes on; a request with nothing before it starts over from disk."""
     segment = draft.segments.get(event.segment_id)
     for request_id in segment.request_ids if segment else ():
-        next_attempt(draft, draft.requests[request_id], failures=1)
+        request = draft.requests[request_id]
+        kept = request.segments[: request.segments.index(event.segment_id)]
+        if not kept:
+            next_attempt(draft, request, failures=1)
+            continue
+        for later in request.segments[len(kept) :]:
+            leave(draft, later, request_id)
+        draft.requests[request_id] = replace(request, segments=kept, failures=request.failures + 1)
 
 
 _HANDLERS: dict[type[e.Event], Callable[[Draft, Any, e.Recorded], None]] = {

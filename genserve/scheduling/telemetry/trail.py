@@ -105,6 +105,17 @@ def roll_back(trail: Trail, recorded: e.Recorded, outcome: str, error: str) -> C
     return Change(trail, before, trail.status, closed)
 
 
+def refuse(trail: Trail, recorded: e.Recorded, event: e.ActionRefused) -> Change | None:
+    """What comes before the refused segment goes on; with nothing before it the request starts over."""
+    names = list(trail.segments)
+    index = names.index(event.segment_id)
+    if index == 0:
+        return roll_back(trail, recorded, "refused", event.code)
+    for later in names[index:]:
+        del trail.segments[later]
+    return None
+
+
 def wait(trail: Trail, recorded: e.Recorded, status: Status, outcome: str, error: str = "") -> Interval | None:
     """Out of all segments and waiting for GPUs; a wait of the same kind simply goes on."""
     trail.segments.clear()

@@ -21,6 +21,7 @@ from genserve.scheduling.telemetry.trail import (
     close,
     depends_on,
     event_key,
+    refuse,
     roll_back,
     wait,
 )
@@ -78,6 +79,7 @@ class Trails:
         trail.runs += 1
         trail.status = Status.RUNNING
         trail.degree = degree if is_denoise else trail.degree
+        trail.home = event.workers[0] if is_denoise else trail.home
         trail.regroups += regrouped
         return [Change(trail, before, trail.status, closed, regrouped)]
 
@@ -160,7 +162,7 @@ class Trails:
 
     def _refused(self, recorded: e.Recorded, event: e.ActionRefused) -> list[Change]:
         hit = [t for t in self.live.values() if event.segment_id in t.segments]
-        return [roll_back(t, recorded, "refused", event.code) for t in hit]
+        return [change for t in hit if (change := refuse(t, recorded, event))]
 
     def _decided(self, recorded: e.Recorded, event: e.PlanDecided) -> list[Change]:
         key = event_key(recorded)
