@@ -35,7 +35,7 @@ from genserve.domain.events import (
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM, request_stream
 from genserve.domain.request import Status
 from genserve.errors import CallerError, InvariantBroken, RefusedByPolicy
-from genserve.journal.contract import IdempotencyKey, Unit
+from genserve.journal.contract import IdempotencyKey, Storage, Unit
 from genserve.journal.errors import VersionConflict
 from genserve.journal.journal import Journal
 from genserve.journal.open import open_storage
@@ -53,7 +53,10 @@ ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
 
 
 class Scheduler:
-    """Plain class; every public method first makes sure that this process leads and has recovered."""
+    """Plain class; every public method first makes sure that this process leads and has recovered.
+
+    ``storage`` stands in for the database that the settings name, for a log in memory.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Scheduler:
         *,
         slots: tuple[WorkerSlot, ...],
         holder: str,
+        storage: Storage | None = None,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._settings = settings
@@ -70,7 +74,9 @@ class Scheduler:
         self._log = get_logger("genserve.scheduler")
         self._metrics = Metrics()
         self._translator = Translator(log=self._log, tracing=setup_tracing(), metrics=self._metrics)
-        self._journal = Journal(open_storage(settings.database), on_commit=self._on_commit, clock_us=clock_us)
+        self._journal = Journal(
+            storage or open_storage(settings.database), on_commit=self._on_commit, clock_us=clock_us
+        )
         self._fleet = Fleet(runtime, slots, record=self._record)
         self._pool = RequestPool(
             runtime,

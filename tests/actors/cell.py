@@ -1,0 +1,185 @@
+"""The whole system on one event loop: the real scheduler, workers and request actors, with fake models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from actors.fleet import WorkerSlot
+from actors.framework.local_runtime import LocalRuntime
+from actors.framework.runtime import Runtime
+from actors.gateway import ClusterGateway
+from actors.scheduler import NAME, Scheduler
+from actors.worker import Worker
+from genserve.config import Cluster, Durability, Limits, Settings
+from genserve.domain import events as e
+from genserve.domain.cluster import Request
+from genserve.domain.ids import request_stream
+from genserve.domain.laws import Violation, check_laws
+from genserve.domain.request import RequestSpec, Shape, Status
+from genserve.journal.contract import Group, Storage
+from genserve.journal.memory import MemoryStorage
+from genserve.scheduling import protocol as p
+from genserve.scheduling.gateway import Submission
+from tests.actors.fake_runner import FakeRunner, Hook
+from tests.actors.virtual_time import START_US, VirtualLoop
+from tests.builders import SECOND, a_request
+
+STEP_S = 0.1
+SMALL = Shape(8, 8)
+CLIP = Shape(16, 16, 2)
+
+OnCommit = Callable[[Group], None]
+
+
+def an_image(request_id: str = "i1", **changes: Any) -> RequestSpec:
+    """Three steps, due in ten seconds."""
+    return a_request(request_id, **{"shape": SMALL, "steps": 3, "arrival_us": START_US, "seed": 1, **changes})
+
+
+def a_video(request_id: str = "v1", **changes: Any) -> RequestSpec:
+    """Six steps, due in a minute."""
+    fields = {"steps": 6, "arrival_us": START_US, "deadline_us": START_US + 60 * SECOND, "seed": 2, "fps": 8}
+    return a_request(request_id, **{"shape": CLIP, **fields, **changes})
+
+
+class WatchedStorage(MemoryStorage):
+    """A log in memory that calls ``before`` and ``after`` around every commit."""
+
+    def __init__(self, clock_us: Callable[[], int]) -> None:
+        super().__init__(clock_us)
+        self.before: OnCommit = lambda group: None
+        self.after: OnCommit = lambda group: None
+
+    def commit(self, group: Group) -> bool:
+        self.before(group)
+        due = super().commit(group)
+        self.after(group)
+        return due
+
+
+class LocalCell:
+    """Created inside a running VirtualLoop; ``hook`` is called by every worker's runner, after the step's time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        request_actors: int = 2,
+        storage: Storage | None = None,
+        planner: str = "edf",
+        checkpoint_every: int = 2,
+        max_queued: int = 100,
+        hook: Hook = lambda verb, members, step: None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.loop = loop
+        self.runtime = LocalRuntime()
+        self.settings = Settings(
+            data_dir=folder,
+            planner=planner,
+            cluster=Cluster(workers=workers, request_actors=request_actors),
+            durability=Durability(checkpoint_every_steps=checkpoint_every),
+            limits=Limits(max_queued=max_queued),
+        )
+        self.storage = WatchedStorage(loop.clock_us) if storage is None else storage
+        self.hook = hook
+        self.workers = tuple(f"worker-{i}" for i in range(workers))
+        self.gateway = ClusterGateway(self.runtime.find(NAME), self.storage.reader())
+
+    # ── composition ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self, *, holder: str = "holder") -> LocalCell:
+        scheduler = await self.runtime.spawn(NAME, self._make_scheduler, holder)
+        await scheduler.ask("start")
+        return self
+
+    def _make_scheduler(self, runtime: Runtime, holder: str) -> Scheduler:
+        slots = tuple(WorkerSlot(w, partial(runtime.spawn, w, self._make_worker, w)) for w in self.workers)
+        return Scheduler(
+            runtime, self.settings, slots=slots, holder=holder, storage=self.storage, clock_us=self.loop.clock_us
+        )
+
+    def _make_worker(self, runtime: Runtime, worker_id: str) -> Worker:
+        return Worker(runtime, worker_id, lambda: FakeRunner(self._take_time))
+
+    def _take_time(self, verb: str, members: tuple[p.Member, ...], step: int) -> None:
+        if verb == "step":
+            self.loop.sleep_in_thread(STEP_S)
+        self.hook(verb, members, step)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        found: Scheduler = self.runtime.actor(NAME)
+        return found
+
+    # ── use ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(self, *specs: RequestSpec, **fields: Any) -> tuple[str, ...]:
+        return await self.gateway.submit(Submission(specs, **fields))
+
+    async def finish(self, *request_ids: str) -> None:
+        """Wait until all have ended."""
+        for request_id in request_ids:
+            async for _ in self.gateway.follow(request_id, after=0):
+                pass
+
+    async def wait_for(self, request_id: str, kind: type[e.Event], **fields: Any) -> e.Recorded:
+        """The request's first fact of that type with those fields."""
+        async for recorded in self.gateway.follow(request_id, after=0):
+            event = recorded.event
+            if isinstance(event, kind) and all(getattr(event, k) == v for k, v in fields.items()):
+                return recorded
+        raise AssertionError(f"{request_id} ended without {kind.__name__} {fields}")
+
+    # ── what happened ────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def log(self) -> list[e.Recorded]:
+        return self.storage.reader().read(0, 100_000)
+
+    def events(self, request_id: str, kind: type[e.Event] = e.Event) -> list[Any]:
+        stream = request_stream(request_id)
+        return [r.event for r in self.log if r.stream == stream and isinstance(r.event, kind)]
+
+    def story(self, request_id: str) -> list[str]:
+        return [type(event).__name__ for event in self.events(request_id)]
+
+    def status(self, request_id: str) -> str:
+        row = self.storage.reader().find_request(request_id)
+        return "" if row is None else row.status
+
+    def live(self, request_id: str) -> Request | None:
+        return self.scheduler._loop.state.requests.get(request_id)
+
+    def pixels(self, *request_ids: str) -> dict[str, tuple[str, ...]]:
+        """SHA-256 of every file of each result, previews not included."""
+        return {r: self._files(r) for r in request_ids}
+
+    def _files(self, request_id: str) -> tuple[str, ...]:
+        stored = (event.artifact for event in self.events(request_id, e.ArtifactStored))
+        return tuple(artifact.sha256 for artifact in stored if artifact.kind != "partial")
+
+    def violations(self) -> list[Violation]:
+        return check_laws(self.log)
+
+
+def told(log: Sequence[e.Recorded]) -> str:
+    """The log for people, for the message of a failed assertion."""
+    return "\n".join(f"{r.position:4} {r.stream:14} {_told(r.event)}" for r in log)
+
+
+def _told(event: e.AnyEvent) -> str:
+    if isinstance(event, e.PlanDecided):
+        return "PlanDecided " + "; ".join(str(msgspec.to_builtins(a)) for a in event.actions)
+    return f"{type(event).__name__} " + str(msgspec.to_builtins(event))[:200]
+
+
+ENDED = {Status.COMPLETED, Status.CANCELLED, Status.FAILED}
