@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ class _Moves:
         if self.position > position:
             return
         if self._polling is None or self._polling.done():
-            self._polling = asyncio.create_task(self._poll())
+            # one poll serves many clients: in an empty context Ray doesn't cancel it with the client that began it
+            self._polling = asyncio.create_task(self._poll(), context=Context())
         await asyncio.wait({self._polling})
 
     async def _poll(self) -> None:

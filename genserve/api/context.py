@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -36,10 +37,10 @@ class Api:
     async def write(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a gateway call that must not be torn by the caller going away.
 
-        Ray Serve cancels a handler with its client, and the cancel cascades into whatever it awaits: a submission
-        must not be half done then.
+        Ray Serve cancels a handler with its client, and the cancel cascades: to what the handler awaits, hence the
+        shield, and to the Ray calls made on its behalf, which Ray tells by a context variable, hence the empty context.
         """
-        task = asyncio.ensure_future(call)
+        task = asyncio.get_running_loop().create_task(call, context=Context())
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         return await asyncio.shield(task)

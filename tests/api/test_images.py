@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -194,6 +195,23 @@ async def test_a_handler_that_is_cancelled_while_submitting_still_submits(
     await asyncio.wait([call])
     await gateway.until(lambda: gateway.rows)
     assert len(gateway.rows) == 1
+
+
+async def test_a_submission_runs_in_a_context_of_its_own_that_no_cancel_of_the_handler_reaches(
+    client: httpx.AsyncClient, gateway: FakeGateway
+) -> None:
+    of_the_handler = ContextVar("of_the_handler", default=False)
+    of_the_handler.set(True)
+    seen = []
+    submit = gateway.submit
+
+    async def watched_submit(submission: Any) -> tuple[str, ...]:
+        seen.append(of_the_handler.get())
+        return await submit(submission)
+
+    gateway.submit = watched_submit  # type: ignore[method-assign]
+    await client.post(IMAGES, json={"prompt": "a cat"})
+    assert seen == [False]
 
 
 async def test_an_outage_while_a_call_waits_is_sat_out(client: httpx.AsyncClient, gateway: FakeGateway) -> None:
