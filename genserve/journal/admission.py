@@ -30,8 +30,8 @@ from genserve.journal.rows import Placed
 CACHED_HEADS = 100_000
 """Streams and producers whose heads stay in memory; the rest is read again when needed."""
 
-NAME_LENGTH = 200
-"""Characters of a stream's, producer's or correlation's name."""
+NAMES_LENGTH = 500
+"""Characters of a unit's stream, producer and correlation together."""
 
 Sent = tuple[int, int]
 """Highest (epoch, sequence) seen from a producer; nothing above it was ever stored."""
@@ -86,16 +86,17 @@ class Append:
 def _payloads(unit: Unit) -> tuple[str, ...]:
     """Whatever a database could choke on is refused here, before it shares a group with others."""
     producer = unit.producer
-    names = (unit.stream, unit.correlation_id, "" if producer is None else producer.producer_id)
-    numbers = [unit.fence, unit.occurred_us, unit.causation_position]
+    names = unit.stream + unit.correlation_id
+    numbers = unit.fence | unit.occurred_us | unit.causation_position
     if producer is not None:
-        numbers += [producer.epoch, producer.seq]
-    if not unit.stream or any(len(name) > NAME_LENGTH or not name.isprintable() for name in names):
-        raise InvalidAppend("invalid_append", f"not short plain names: {repr(names)[:300]}")
-    if any(not 0 <= number < 1 << 63 for number in numbers):
-        raise InvalidAppend("invalid_append", f"a number of {unit.stream} is not within 0 and 2**63: {numbers}")
+        names += producer.producer_id
+        numbers |= producer.epoch | producer.seq
+    if not unit.stream or len(names) > NAMES_LENGTH or not names.isprintable():
+        raise InvalidAppend("invalid_append", f"not short plain names: {unit.stream[:80]!r}, {names[:300]!r}")
+    if not 0 <= numbers < 1 << 63:  # or-ed together, they leave this range exactly if one of them does
+        raise InvalidAppend("invalid_append", f"a number in a unit of {unit.stream} is not within 0 and 2**63")
     limit = payload_limit(unit.stream)
-    return tuple(encode(event, limit) for event in unit.events)
+    return tuple([encode(event, limit) for event in unit.events])
 
 
 class Admission:

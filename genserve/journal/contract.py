@@ -1,10 +1,12 @@
 """The journal's vocabulary and the two seams below it (Storage, Reader); not an implementation.
 
-All times are microseconds. Positions count the log from 1, versions count a stream from 1; 0 means "nothing yet".
+Values are frozen and cannot form cycles, hence ``gc=False``. All times are microseconds. Positions count the log from
+1, versions count a stream from 1; 0 means "nothing yet".
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
@@ -16,7 +18,7 @@ ANY = -1
 """Expected version of a unit that does not care."""
 
 
-class Producer(Struct, frozen=True):
+class Producer(Struct, frozen=True, gc=False):
     """Who sends a unit and which one it is; ``seq`` rises by one with every unit and never repeats in an epoch.
 
     A repeated (producer_id, epoch, seq) gets its first answer again. A lower epoch than the highest seen is fenced.
@@ -27,7 +29,7 @@ class Producer(Struct, frozen=True):
     seq: int
 
 
-class Unit(Struct, frozen=True):
+class Unit(Struct, frozen=True, gc=False):
     """Events for one stream, appended together.
 
     ``expected`` is the stream's version before the append (0: a new stream) or ANY. ``fence`` must not be below the
@@ -44,7 +46,7 @@ class Unit(Struct, frozen=True):
     correlation_id: str = ""
 
 
-class IdempotencyKey(Struct, frozen=True):
+class IdempotencyKey(Struct, frozen=True, gc=False):
     """A client's key with what it stands for, stored in the transaction of the submission it protects."""
 
     tenant: str
@@ -54,7 +56,7 @@ class IdempotencyKey(Struct, frozen=True):
     response_kind: str
 
 
-class Receipt(Struct, frozen=True):
+class Receipt(Struct, frozen=True, gc=False):
     """Durably stored at positions ``first`` to ``last``.
 
     ``is_duplicate``: this is the answer of the first time, and nothing was appended now. ``idempotency`` is then the
@@ -67,7 +69,7 @@ class Receipt(Struct, frozen=True):
     idempotency: IdempotencyKey | None = None
 
 
-class Head(Struct, frozen=True):
+class Head(Struct, frozen=True, gc=False):
     """Where the log stands, as the database knows it."""
 
     position: int = 0
@@ -100,7 +102,7 @@ class EventRow(NamedTuple):
     chain_hash: bytes
 
 
-class StoredKey(Struct, frozen=True):
+class StoredKey(Struct, frozen=True, gc=False):
     """An idempotency key and the positions of the submission it protects."""
 
     key: IdempotencyKey
@@ -109,7 +111,7 @@ class StoredKey(Struct, frozen=True):
     recorded_us: int = 0
 
 
-class Group(Struct, frozen=True):
+class Group(Struct, frozen=True, gc=False):
     """One transaction: everything that becomes durable together. ``commit_id`` is its first position."""
 
     epoch: int
@@ -150,14 +152,14 @@ class CommitRow(NamedTuple):
         return cls(first, first, group.last, group.epoch, group.recorded_us, group.chain_hash)
 
 
-class StreamHead(Struct, frozen=True):
+class StreamHead(Struct, frozen=True, gc=False):
     """Highest version and highest fence of a stream."""
 
     version: int = 0
     fence: int = 0
 
 
-class Wanted(Struct, frozen=True):
+class Wanted(Struct, frozen=True, gc=False):
     """What the writer has to know before it can judge the waiting units: heads of streams, epochs of producers,
     where units stand that may be repetitions, and idempotency keys."""
 
@@ -171,7 +173,7 @@ class Wanted(Struct, frozen=True):
         return not (self.streams or self.producers or self.repeats or self.keys)
 
 
-class Found(Struct, frozen=True):
+class Found(Struct, frozen=True, gc=False):
     """The answer to Wanted; what is absent was never written."""
 
     streams: dict[str, StreamHead] = {}
@@ -180,7 +182,7 @@ class Found(Struct, frozen=True):
     keys: dict[tuple[str, str], StoredKey] = {}
 
 
-class Snapshot(Struct, frozen=True):
+class Snapshot(Struct, frozen=True, gc=False):
     """Folded state after ``position``: a cache, never the truth."""
 
     name: str
@@ -188,6 +190,14 @@ class Snapshot(Struct, frozen=True):
     fold_version: int
     codec: str
     data: bytes
+
+
+class Upkeep(IntEnum):
+    """Whether a storage needs housekeeping: not at all, when there is time, or before the next commit."""
+
+    NONE = 0
+    WELCOME = 1
+    URGENT = 2
 
 
 class StorageAway(Exception):
@@ -235,8 +245,8 @@ class Storage(Protocol):
         """Return the current epoch; the lease was renewed when it is ``epoch``."""
 
     def find(self, wanted: Wanted) -> Found: ...
-    def commit(self, group: Group) -> bool:
-        """Store a group; returns whether ``maintain`` is due.
+    def commit(self, group: Group) -> Upkeep:
+        """Store a group; returns whether to call ``maintain``.
 
         Raises Fenced when the head is not (group.epoch, group.previous), StorageRefused when the data is at fault.
         """

@@ -15,6 +15,7 @@ from genserve.journal.contract import (
     Snapshot,
     StoredKey,
     StreamHead,
+    Upkeep,
     Wanted,
 )
 from genserve.journal.errors import Fenced, LeaseHeld
@@ -71,7 +72,7 @@ class MemoryStorage:
             keys={name: self.keys[name] for name in wanted.keys if name in self.keys},
         )
 
-    def commit(self, group: Group) -> bool:
+    def commit(self, group: Group) -> Upkeep:
         if (self._epoch, len(self.rows)) != (group.epoch, group.previous):
             raise Fenced("writer", group.epoch, self._epoch)
         for row in group.rows:
@@ -81,7 +82,7 @@ class MemoryStorage:
         self.keys |= {(stored.key.tenant, stored.key.key): stored for stored in group.keys}
         self._show(self._projection.changes(group.batch))
         self.commits.append(CommitRow.of(group))
-        return False
+        return Upkeep.NONE
 
     def maintain(self) -> None:
         """Nothing to do."""

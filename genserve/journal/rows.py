@@ -49,7 +49,7 @@ def to_recorded(row: EventRow) -> Recorded:
     )
 
 
-class Placed(msgspec.Struct, frozen=True):
+class Placed(msgspec.Struct, frozen=True, gc=False):
     """A unit that was accepted: the stream's version before it, and its encoded events."""
 
     unit: Unit

@@ -24,6 +24,7 @@ from genserve.journal.contract import (
     StorageAway,
     StorageRefused,
     StreamHead,
+    Upkeep,
     Wanted,
 )
 from genserve.journal.dialects import Dialect, Prepared, dialect_for
@@ -47,11 +48,11 @@ from genserve.journal.views import Projection, ViewChanges
 WRITER = "writer"
 """Name of the writer's lease."""
 
-CHECKPOINT_PAGES = 1_000
+CHECKPOINT_PAGES = 500
 """Pages of SQLite's write-ahead log after which a quiet moment is used to move them to the database file."""
 
-URGENT_PAGES = 32_000
-"""Pages (128 MB) after which it is done even under load."""
+URGENT_PAGES = 2_000
+"""Pages (8 MB, some 8 ms of work) after which it is done even under load, while the next group gathers."""
 
 KEPT_SNAPSHOTS = 3
 
@@ -85,16 +86,14 @@ class SqlStorage:
     def find(self, wanted: Wanted) -> Found:
         return self._transact(lambda connection: _find(connection, wanted))
 
-    def commit(self, group: Group) -> bool:
-        if self._pages > URGENT_PAGES:
-            self.maintain()
+    def commit(self, group: Group) -> Upkeep:
         try:
             self._transact(lambda connection: self._commit(connection, group))
         except Exception:
             self._projection.forget()
             raise
         self._pages += self._dialect.pages(len(group.rows))
-        return self._pages > CHECKPOINT_PAGES
+        return Upkeep((self._pages > CHECKPOINT_PAGES) + (self._pages > URGENT_PAGES))
 
     def maintain(self) -> None:
         """Failures wait for the next commit, which will meet them too."""

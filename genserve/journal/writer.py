@@ -16,7 +16,7 @@ from genserve.domain.events import Recorded
 from genserve.errors import GenServeError, InvariantBroken
 from genserve.journal.admission import Admission, Append, Stage
 from genserve.journal.backlog import Backlog, Waiting
-from genserve.journal.contract import Found, Group, Head, Receipt, Storage, StorageAway, StorageRefused, Unit
+from genserve.journal.contract import Found, Group, Head, Receipt, Storage, StorageAway, StorageRefused, Unit, Upkeep
 from genserve.journal.driver import Inline, Threaded
 from genserve.journal.errors import Fenced, JournalStopped, JournalUnavailable
 from genserve.journal.rows import GroupBuilder
@@ -82,7 +82,7 @@ class Writer:
         self._sleep = sleep
         self._builder = GroupBuilder(randomness)
         self._admission = Admission()
-        self._needs_maintenance = False
+        self._upkeep = Upkeep.NONE
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -129,11 +129,11 @@ class Writer:
         """Until there is work. Housekeeping runs once nothing has come for a while, not in anybody's way."""
         self._idle.set()
         self.backlog.changed.clear()
-        if self._needs_maintenance:
+        if self._upkeep is Upkeep.WELCOME:
             try:
                 await asyncio.wait_for(self.backlog.changed.wait(), QUIET_S)
             except TimeoutError:
-                self._needs_maintenance = False
+                self._upkeep = Upkeep.NONE
                 await self._driver.run(self._storage.maintain)
         else:
             await self.backlog.changed.wait()
@@ -181,7 +181,7 @@ class Writer:
     async def _commit(self, stage: Stage, group: Group, accepted: Accepted) -> None:
         started = time.perf_counter()
         try:
-            self._needs_maintenance |= await self._driver.run(self._storage.commit, group)
+            self._upkeep = await self._driver.run(self._storage.commit, group)
         except StorageAway as away:
             await self._recover(away, accepted, stage, group)
             return
@@ -189,6 +189,8 @@ class Writer:
             self._separate(accepted, refused)
             return
         self.stats.count(group, int((time.perf_counter() - started) * 1e6))
+        if self._upkeep is Upkeep.URGENT:
+            self._driver.start(self._storage.maintain)
         self._settle(stage, group)
         for item, receipt in accepted:
             item.succeed(receipt)

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from genserve.journal import Journal, Receipt
-from genserve.journal.contract import Group
+from genserve.journal.contract import Group, Upkeep
 from genserve.journal.open import _parse
 from genserve.journal.sql import SqlStorage
 from tests.journal.helpers import steps, submitted
@@ -40,11 +40,11 @@ class Mortal(SqlStorage):
             if self.countdown == 0:
                 kill()
 
-    def commit(self, group: Group) -> bool:
+    def commit(self, group: Group) -> Upkeep:
         self.reach("before_insert")
-        is_due = super().commit(group)
+        upkeep = super().commit(group)
         self.reach("after_commit")
-        return is_due
+        return upkeep
 
     def _commit(self, connection: Connection, group: Group) -> None:
         super()._commit(connection, group)
@@ -56,11 +56,11 @@ class Liar(Mortal):
 
     held: Group | None = None
 
-    def commit(self, group: Group) -> bool:
+    def commit(self, group: Group) -> Upkeep:
         held, self.held = self.held, group
         if held is not None:
             super().commit(held)
-        return False
+        return Upkeep.NONE
 
 
 def say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genserve.journal.contract import Found, Group, Head, StorageAway, Wanted
+from genserve.journal.contract import Found, Group, Head, StorageAway, Upkeep, Wanted
 from genserve.journal.memory import MemoryStorage
 
 
@@ -25,16 +25,16 @@ class FailingStorage(MemoryStorage):
         self._check()
         return super().find(wanted)
 
-    def commit(self, group: Group) -> bool:
+    def commit(self, group: Group) -> Upkeep:
         self._check()
         if self.fail_before:
             self.fail_before -= 1
             raise StorageAway("gone before the commit")
-        super().commit(group)
+        upkeep = super().commit(group)
         if self.fail_after:
             self.fail_after -= 1
             raise StorageAway("gone after the commit")
-        return False
+        return upkeep
 
     def _check(self) -> None:
         if self.is_away:
