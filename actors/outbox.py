@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from actors.framework.runtime import Runtime, UnreachableError
-from genserve.scheduling.protocol import AnyReport, Began, Ended
+from genserve.scheduling.protocol import AnyReport, Began, Ended, Stepped
 from genserve.scheduling.segments import LEAVING
 
 RETRY_S = 0.2
@@ -18,7 +18,8 @@ class Outbox:
 
     While a delivery is under way the next reports gather, so a slow journal makes fewer and larger messages and never
     slows a step. A delivery that finds nobody is repeated until it succeeds: only the receiver's acknowledgement,
-    given after the facts are recorded, ends it.
+    given after the facts are recorded, ends it. Progress is acknowledged before it is recorded, so the latest one is
+    told again with every delivery until its segment ends: an actor that died with it costs the log nothing.
 
     Between requests one order matters: a segment's beginning is not told before the ends of the segments that ran
     before it are in the log, so that the log never shows two segments on one GPU.
@@ -30,6 +31,7 @@ class Outbox:
         self._waiting: dict[str, deque[tuple[int, AnyReport]]] = {}
         self._senders: dict[str, asyncio.Task[None]] = {}
         self._ends_untold: dict[int, str] = {}
+        self._progress: dict[str, Stepped] = {}
         self._told = asyncio.Event()
 
     def post(self, actor: str, report: AnyReport) -> None:
@@ -50,8 +52,9 @@ class Outbox:
         while queue:
             await self._wait_for_turn(*queue[0])
             batch = self._ready(queue)
+            reports = (*self._progress_of(request_id), *(report for _, report in batch))
             try:
-                await self._runtime.find(actor).ask("report", request_id, tuple(report for _, report in batch))
+                await self._runtime.find(actor).ask("report", request_id, reports)
             except UnreachableError:
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -78,8 +81,16 @@ class Outbox:
         """Whether another request still waits to tell the end of a segment that ran before this one."""
         return any(n < number and r != began.request_id for n, r in self._ends_untold.items())
 
+    def _progress_of(self, request_id: str) -> tuple[Stepped, ...]:
+        progress = self._progress.get(request_id)
+        return () if progress is None else (progress,)
+
     def _settle(self, queue: deque[tuple[int, AnyReport]], batch: tuple[tuple[int, AnyReport], ...]) -> None:
-        for number, _ in batch:
+        for number, report in batch:
             queue.popleft()
             self._ends_untold.pop(number, None)
+            if isinstance(report, Stepped):
+                self._progress[report.request_id] = report
+            elif isinstance(report, CLOSING):
+                self._progress.pop(report.request_id, None)
         self._told.set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -126,15 +126,18 @@ class _Charge:
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _record(self, report: p.AnyReport | None) -> None:
-        """Append the waiting progress and then what the report says, together."""
+    async def _record(self, report: p.AnyReport) -> None:
+        await self._append(lambda life: facts_of(life, report))
+
+    async def _append(self, decide: Callable[[Life], list[e.AnyEvent]]) -> None:
+        """Append the waiting progress and then what ``decide`` makes of the life with it, together."""
         progress, self._progress = self._progress, None
 
-        def decide(life: Life) -> list[e.AnyEvent]:
+        def facts(life: Life) -> list[e.AnyEvent]:
             first = facts_of(life, progress) if progress else []
-            return first + (facts_of(imagine(life, first), report) if report else [])
+            return first + decide(imagine(life, first))
 
-        await self._stream.record(decide)
+        await self._stream.record(facts)
 
     async def part(self) -> None:
         """Leave nothing behind but rows: progress is appended, checkpoints of an ended request are removed."""
@@ -145,7 +148,7 @@ class _Charge:
 
     async def flush(self) -> None:
         if self._progress is not None:
-            await self._record(None)
+            await self._append(lambda _: [])
 
     def _flush_later(self) -> None:
         if self._flushing is None or self._flushing.done():
@@ -178,7 +181,7 @@ class _Charge:
         took_us = (time.perf_counter_ns() - began_ns) // 1000
         size = len(report.content)
         fact = e.LatentsCheckpointed(report.attempt, report.step, str(path.absolute()), size, sha256, took_us)
-        await self._stream.record(lambda life: [] if life.has_ended or _has(life, fact) else [fact])
+        await self._append(lambda life: [] if life.has_ended or _has(life, fact) else [fact])
         if known is not None:
             await asyncio.to_thread(remove, known.uri)
 
@@ -188,7 +191,7 @@ class _Charge:
         content, media_type = await asyncio.to_thread(encode_preview, self.spec, report.frames)
         artifact = await self._store("partial", f"partial-{report.index}", content, media_type, report.attempt)
         fact = e.ArtifactStored(artifact, report.index)
-        await self._stream.record(lambda life: [] if life.has_ended or life.previews > report.index else [fact])
+        await self._append(lambda life: [] if life.has_ended or life.previews > report.index else [fact])
 
     async def _store_result(self, report: p.Ended) -> None:
         """Encode the frames, store them, then end the request: completed, or cancelled if that came first."""
@@ -206,7 +209,7 @@ class _Charge:
                 return [e.RequestCancelled("cancel requested before the result was stored")]
             return [*facts, e.RequestCompleted(report.attempt)]
 
-        await self._stream.record(end, exclusive=True)
+        await self._append(end)
 
     async def _store(self, kind: str, name: str, content: bytes, media_type: str, attempt: int) -> Artifact:
         extension = media_type.rpartition("/")[2]

@@ -211,21 +211,19 @@ class Scheduler:
     async def _record(self, stream: str, event: AnyEvent) -> None:
         await self._journal.append([Unit(stream, (event,))])
 
-    async def extend(
-        self, stream: str, after: int, events: tuple[AnyEvent, ...], expected: int
-    ) -> tuple[bool, Sequence[Recorded]]:
-        """Append a request actor's facts: (whether they were appended, the stream beyond version ``after``).
+    async def extend(self, stream: str, version: int, events: tuple[AnyEvent, ...]) -> tuple[bool, Sequence[Recorded]]:
+        """Append a request actor's facts: (whether they were appended, the stream beyond ``version``).
 
-        They are not when ``expected`` is a version and the stream has moved on.
+        They are not when the stream has grown beyond the version that the actor has seen.
         Raises GenServeError ``stale_attempt``: the log has moved on to another attempt, or the request has ended.
         """
         await self.start()
         self._refuse_stale(stream, events)
         try:
-            await self._journal.append([Unit(stream, events, expected)])
+            await self._journal.append([Unit(stream, events, version)])
         except VersionConflict:
-            return False, await self.read_stream(stream, after)
-        return True, await self.read_stream(stream, after)
+            return False, await self.read_stream(stream, version)
+        return True, await self.read_stream(stream, version)
 
     def _refuse_stale(self, stream: str, events: tuple[AnyEvent, ...]) -> None:
         request = self._loop.state.requests.get(stream[len(REQUEST_STREAM) :])

@@ -38,11 +38,11 @@ class EventSourced(Generic[S]):
             else:
                 return
 
-    async def record(self, decide: Callable[[S], Sequence[AnyEvent]], *, exclusive: bool = False) -> None:
-        """Append what ``decide`` makes of the state, and absorb it together with what others appended meanwhile.
+    async def record(self, decide: Callable[[S], Sequence[AnyEvent]]) -> None:
+        """Append what ``decide`` makes of the state, and absorb it; nothing is appended to a state it has not seen.
 
-        When the answer is lost the stream is read first and ``decide`` asked again, so nothing is appended twice.
-        ``exclusive`` appends only if the stream has not grown since ``decide`` looked, and else decides again.
+        When the stream has grown, or the answer is lost, it is read first and ``decide`` is asked again: so nothing
+        is appended twice, whoever else writes to the stream.
         Raises GenServeError ``stale_attempt`` when the facts are about an attempt that is over.
         """
         while True:
@@ -50,8 +50,7 @@ class EventSourced(Generic[S]):
             if not events:
                 return
             try:
-                expected = self.version if exclusive else -1
-                is_recorded, recorded = await self._journal.ask("extend", self.stream, self.version, events, expected)
+                is_recorded, recorded = await self._journal.ask("extend", self.stream, self.version, events)
             except (UnreachableError, Unavailable):
                 await asyncio.sleep(RETRY_S)
                 await self.recover()

@@ -53,7 +53,7 @@ class LocalRuntime:
         self._makers: dict[str, Callable[[_Life], Any]] = {}
 
     async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
-        asyncio.get_running_loop().set_task_factory(_make_task)
+        asyncio.get_running_loop().set_task_factory(_make_task)  # type: ignore[arg-type]
         if name not in self._lives:
             self._makers[name] = lambda life: factory(_Inside(self, life), *args)
             self._begin(name)

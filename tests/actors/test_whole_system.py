@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from genserve.domain import events as e
-from tests.actors.cell import LocalCell, a_video, an_image, told
+from tests.actors.cell import LocalCell, an_image, told
 from tests.actors.virtual_time import run
 
 MakeCell = Callable[..., LocalCell]
