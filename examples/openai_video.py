@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 
 from openai import OpenAI
+
+warnings.simplefilter("ignore", DeprecationWarning)  # OpenAI retires its own video service, not the interface
 
 client = OpenAI(base_url=os.environ.get("GENSERVE_URL", "http://127.0.0.1:8000") + "/v1", api_key="EMPTY")
 

@@ -16,7 +16,7 @@ from genserve.cli.main import app
 from genserve.cli.options import parse_duration_ms
 from genserve.errors import CallerError, GenServeError, InvariantBroken, RefusedByPolicy, Unavailable
 
-HEAVY = {"torch", "diffusers", "transformers", "ray", "sqlalchemy", "fastapi", "numpy", "httpx", "rich"}
+HEAVY = {"torch", "diffusers", "transformers", "ray", "sqlalchemy", "fastapi", "numpy", "httpx"}
 
 
 def test_help_imports_nothing_heavy() -> None:
