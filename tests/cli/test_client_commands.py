@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,3 +185,17 @@ def test_models_come_from_the_server_or_else_from_the_catalog(genserve: Callable
     assert "tiny-wan         video  128x128 x 17 frames, 16 steps" in here.stdout
     assert [model["id"] for model in json.loads(away.stdout)] == ["tiny-sd3", "tiny-wan", "tiny-flux"]
     assert "no server at http://127.0.0.1:9" in away.stderr
+
+
+def test_ctrl_c_leaves_the_request_running(served: Served, tmp_path: Path) -> None:
+    served.gateway.step_s = 60.0
+    command = [sys.executable, "-m", "genserve", "submit", "video", "waves", "--url", served.url]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not served.gateway.followers:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "goes on; 'genserve cancel vid_" in said
+    assert served.gateway.cancels == []
