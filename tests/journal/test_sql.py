@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from genserve.errors import CallerError, InvariantBroken
 from genserve.journal import JournalUnavailable, Receipt, Snapshot, open_reader, open_storage
+from genserve.journal.rows import chain_of
 from genserve.journal.verify import verify
 from tests.journal.conftest import PostgresServer
 from tests.journal.helpers import decided, running, steps, submitted, until
@@ -119,6 +120,20 @@ async def test_missing_and_moved_rows_are_found(
     await a_log(sqlite_url)
     tamper(sqlite_url, *statements)
     assert verdict(sqlite_url) == expected
+
+
+async def test_a_forged_event_with_a_hash_of_its_own_breaks_the_chain_behind_it(sqlite_url: str) -> None:
+    await a_log(sqlite_url)
+    reader = open_reader(sqlite_url)
+    before, row = reader.read_rows(2, limit=2)
+    reader.close()
+    forged = row._replace(payload=row.payload.replace("50000", "1"))
+    tamper(
+        sqlite_url,
+        f"UPDATE events SET payload = '{forged.payload.replace(':', chr(92) + ':')}', "
+        f"chain_hash = x'{chain_of(before.chain_hash, forged).hex()}' WHERE position = 4",
+    )
+    assert verdict(sqlite_url) == (5, "altered")
 
 
 async def test_a_damaged_snapshot_is_passed_over(sql_url: str) -> None:
