@@ -46,7 +46,9 @@ def list_models(
 def build_models(
     *,
     catalog: Annotated[Path | None, typer.Option(help="Catalog file; by default that of the settings.")] = None,
-    models_dir: Annotated[Path | None, typer.Option(help="Where checkpoints go; by default as in the settings.")] = None,
+    models_dir: Annotated[
+        Path | None, typer.Option(help="Where checkpoints go; by default as in the settings.")
+    ] = None,
 ) -> None:
     """Make the catalog's small checkpoints with seeded random weights, where they are absent.
 
