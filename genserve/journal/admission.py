@@ -182,8 +182,9 @@ class Stage:
             head = streams.get(unit.stream) or self._stream(unit.stream)
             _check_stream(unit, head)
             self._check_producer(unit, producers)
-            placed.append(Placed(unit, head.version, payloads))
-            streams[unit.stream] = StreamHead(head.version + len(payloads), max(head.fence, unit.fence))
+            fence = max(head.fence, unit.fence)
+            placed.append(Placed(unit, head.version, fence, payloads))
+            streams[unit.stream] = StreamHead(head.version + len(payloads), fence)
         self.streams |= streams
         self.producers |= producers
         return self._place(append, placed)

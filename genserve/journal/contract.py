@@ -79,7 +79,11 @@ class Head(Struct, frozen=True, gc=False):
 
 
 class EventRow(NamedTuple):
-    """One row of ``events``, in column order; ``chain_hash`` covers every other field and the previous row's hash."""
+    """One row of ``events``, in column order.
+
+    ``fence`` is the highest the stream has seen, this event's included, so that the last event has the stream's.
+    ``chain_hash`` covers every other field and the previous row's hash.
+    """
 
     position: int
     stream_id: str

@@ -45,6 +45,10 @@ class Prepared:
         """Execute once; returns the number of rows changed."""
         return connection.exec_driver_sql(self.sql, tuple(values[name] for name in self.names)).rowcount
 
+    def one(self, connection: Connection, **values: Any) -> Any:
+        """The first row of a query, or None."""
+        return connection.exec_driver_sql(self.sql, tuple(values[name] for name in self.names)).first()
+
 
 class Dialect(Protocol):
     """One database's ways."""

@@ -50,10 +50,11 @@ def to_recorded(row: EventRow) -> Recorded:
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
-    """A unit that was accepted: the stream's version before it, and its encoded events."""
+    """A unit that was accepted: the stream's version before it, its fence from now on, and the encoded events."""
 
     unit: Unit
     version: int
+    fence: int
     payloads: tuple[str, ...]
 
 
@@ -89,7 +90,7 @@ class GroupBuilder:
             unit.occurred_us or now_us,
             uuid7(now_us, (self._salt + position * _STRIDE) & _RANDOM_MASK),
             unit.causation_position,
-            unit.fence,
+            item.fence,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import URL, Connection, Table, and_, bindparam, func, literal_column, select, text, tuple_
+from sqlalchemy import URL, Connection, Table, and_, bindparam, literal_column, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -19,22 +19,20 @@ from genserve.journal.contract import (
     Found,
     Group,
     Head,
-    Producer,
     Snapshot,
     StorageAway,
     StorageRefused,
-    StreamHead,
     Upkeep,
     Wanted,
 )
 from genserve.journal.dialects import Dialect, Prepared, dialect_for
 from genserve.journal.errors import Fenced, LeaseHeld
 from genserve.journal.snapshots import seal
-from genserve.journal.sql_reader import SqlReader, key_values, keys_by_name, read_head, requests_by_id
+from genserve.journal.sql_lookups import Lookups, find
+from genserve.journal.sql_reader import SqlReader, key_values, read_head, requests_by_id
 from genserve.journal.tables import (
     artifacts,
     commits,
-    events,
     idempotency_keys,
     leases,
     log_head,
@@ -70,6 +68,7 @@ class SqlStorage:
         self._engine = self._dialect.write_engine(url)
         self._connection: Connection | None = None
         self._statements = _Statements(self._dialect)
+        self._lookups = Lookups(self._dialect.syntax)
         self._projection = Projection(lambda ids: requests_by_id(self._connected(), ids))
         self._pages = 0
 
@@ -84,7 +83,7 @@ class SqlStorage:
         return self._transact(lambda connection: self._renew(connection, holder, epoch, lease_us))
 
     def find(self, wanted: Wanted) -> Found:
-        return self._transact(lambda connection: _find(connection, wanted))
+        return self._transact(lambda connection: find(connection, wanted, self._lookups))
 
     def commit(self, group: Group) -> Upkeep:
         try:
@@ -248,40 +247,6 @@ def _drop_latents() -> ClauseElement:
         artifacts.c.request_id == bindparam("of_request"), artifacts.c.kind == literal_column("'latents'")
     )
     return artifacts.update().where(of_request).values(state=literal_column("'garbage'"))
-
-
-def _find(connection: Connection, wanted: Wanted) -> Found:
-    return Found(
-        streams=_streams(connection, wanted.streams),
-        producers=_producers(connection, wanted.producers),
-        repeats=_repeats(connection, wanted.repeats),
-        keys=keys_by_name(connection, wanted.keys),
-    )
-
-
-def _streams(connection: Connection, names: tuple[str, ...]) -> dict[str, StreamHead]:
-    if not names:
-        return {}
-    highest = (func.max(events.c.stream_version), func.max(events.c.fence))
-    query = select(events.c.stream_id, *highest).where(events.c.stream_id.in_(names)).group_by(events.c.stream_id)
-    return {name: StreamHead(version, fence) for name, version, fence in connection.execute(query)}
-
-
-def _producers(connection: Connection, names: tuple[str, ...]) -> dict[str, int]:
-    if not names:
-        return {}
-    rows = connection.execute(select(producers).where(producers.c.producer_id.in_(names)))
-    return {row.producer_id: row.epoch for row in rows}
-
-
-def _repeats(connection: Connection, units: tuple[Producer, ...]) -> dict[Producer, tuple[int, int]]:
-    if not units:
-        return {}
-    c = events.c
-    name = (c.producer_seq, c.producer_epoch, c.producer_id)
-    wanted = tuple_(*name).in_([(unit.seq, unit.epoch, unit.producer_id) for unit in units])
-    query = select(*name, func.min(c.position), func.max(c.position)).where(wanted).group_by(*name)
-    return {Producer(who, epoch, seq): (first, last) for seq, epoch, who, first, last in connection.execute(query)}
 
 
 def _store_snapshot(connection: Connection, snapshot: Snapshot) -> None:
