@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
-from genserve.domain.request import Stage
 from genserve.planners.assign import SegmentIds, chain
+from genserve.planners.nodes import Nodes
 from genserve.planners.place import Places
 from genserve.planners.view import Task, View
 
@@ -50,62 +50,89 @@ class Realisation:
         self.view = view
         self.style = style
         self.targets = targets
-        self.wanted = {t.task.request_id: t.degree for t in targets}
+        self._settle_nodes()
+        self.wanted = {t.task.request_id: t.degree for t in self.targets}
         self.places = Places(view, aligned_only=style.aligned_only)
         self.ids = SegmentIds(view.state)
         self.actions: list[AnyAction] = []
         self.flagged: list[Task] = []
-        self.short: list[Target] = []
         self.cost_us = view.prices.switch_us + view.prices.resume_us
 
+    def _settle_nodes(self) -> None:
+        """With several nodes, give each target one, at half its width where it fits nowhere."""
+        self.node: dict[str, str] = {}
+        if len(self.view.nodes) < 2:
+            return
+        nodes = Nodes(self.view, [(t.task, t.degree) for t in self.targets])
+        self.node = nodes.home
+        for target in self.targets:
+            target.degree = nodes.width[target.task.request_id]
+        self.targets = [t for t in self.targets if t.degree]
+
     def actions_taken(self) -> list[AnyAction]:
-        waiting = [t for t in self.targets if t.task.is_idle]
-        coming = self._coming()
-        missing = self.view.gpus if self.style.is_eager else self._missing(waiting) - coming
-        victims = self._choose_victims(missing) if missing > 0 else []
-        self._start_waiting(waiting, victims, coming)
+        for node in self.view.nodes:
+            self._realise(node)
+        return self.actions
+
+    def _realise(self, node: str) -> None:
+        """Step by step on one node: room, starts, stops, images that cannot wait, growth."""
+        targets = [t for t in self.targets if self.node.get(t.task.request_id, node) == node]
+        tasks = [t for t in self.view.tasks if self._where(t) == node]
+        waiting = [t for t in targets if t.task.is_idle]
+        coming = self._coming(tasks, node)
+        missing = self.view.gpus if self.style.is_eager else self._missing(targets, waiting, node) - coming
+        victims = self._choose_victims(missing, tasks, node) if missing > 0 else []
+        short = self._start_waiting(waiting, tasks, victims, coming=coming, node=node)
         for victim, reason in victims:
             self._flag(victim, reason)
         if self.style.image_exception and self.style.may_pause:
-            self._hurry_images(victims)
+            self._hurry_images(short, tasks, victims)
         if self.style.may_grow:
-            self._grow()
-        return self.actions
+            self._grow(targets, node)
+
+    def _where(self, task: Task) -> str:
+        """The node it runs on now, "" if it doesn't run."""
+        return self.view.node_of[task.running.leader] if task.running is not None else ""
+
+    def _wanted_here(self, task: Task, node: str) -> int:
+        if self.node.get(task.request_id, node) != node:
+            return 0
+        return self.wanted.get(task.request_id, 0)
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _coming(self) -> int:
+    def _coming(self, tasks: Sequence[Task], node: str) -> int:
         """GPUs that stops already under way will free, less what their own requests go on with."""
-        return sum(t.degree - min(t.degree, self.wanted.get(t.request_id, 0)) for t in self.view.tasks if t.is_stopping)
+        return sum(t.degree - min(t.degree, self._wanted_here(t, node)) for t in tasks if t.is_stopping)
 
-    def _missing(self, waiting: Sequence[Target]) -> int:
+    def _missing(self, targets: Sequence[Target], waiting: Sequence[Target], node: str) -> int:
         """GPUs that targets lack beyond those that are free now."""
         lack = sum(t.degree for t in waiting)
         if self.style.forced_room:
             lack += sum(
-                max(0, t.need - t.task.degree)
-                for t in self.targets
+                max(0, min(t.need, t.degree) - t.task.degree)
+                for t in targets
                 if t.is_urgent and t.task.running is not None and not t.task.is_stopping
             )
-        return lack - self.places.count
+        return lack - self.places.room(node)
 
-    def _choose_victims(self, missing: int) -> list[tuple[Task, str]]:
+    def _choose_victims(self, missing: int, tasks: Sequence[Task], node: str) -> list[tuple[Task, str]]:
         """Running tasks without a target or with a smaller one, nearest step boundary first, until enough is freed."""
         victims = []
-        for task in sorted(self._interruptible(), key=lambda t: (t.boundary_us, t.request_id)):
+        for task in sorted(self._interruptible(tasks), key=lambda t: (t.boundary_us, t.request_id)):
             if missing <= 0:
                 break
-            target = self.wanted.get(task.request_id, 0)
+            target = self._wanted_here(task, node)
             if target < task.degree and (target or self.style.may_pause):
                 victims.append((task, "shrinks" if target else "gives way"))
                 missing -= task.degree - target
         return victims
 
-    def _interruptible(self) -> list[Task]:
+    def _interruptible(self, tasks: Sequence[Task]) -> list[Task]:
         flagged = {t.request_id for t in self.flagged}
         return [
             t
-            for t in self.view.tasks
+            for t in tasks
             if t.running is not None and not t.is_stopping and t.request_id not in flagged and t.steps > 1
         ]
 
@@ -116,29 +143,37 @@ class Realisation:
 
     # ── starts ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_waiting(self, waiting: Sequence[Target], victims: Sequence[tuple[Task, str]], coming: int) -> None:
-        """In order, on free GPUs; narrower while the full group isn't free, unless holding the GPUs pays."""
-        room_us = max((v.boundary_us for v, _ in victims), default=0.0)
-        stopping = [t.boundary_us for t in self.view.tasks if t.is_stopping]
-        if coming and stopping:
-            room_us = max(room_us, *stopping)
-        for target in waiting:
-            task = target.task
-            width = min(target.degree, self.places.widest())
-            if width < 1 or (width < target.degree and self._holds(target, width, room_us)):
-                if width >= 1:
-                    self._hold(width)
-                self.short.append(target)
-                continue
-            self._start(task, _useful(task, width), target.reason)
-            if width < target.degree:
-                self.short.append(target)
+    def _start_waiting(
+        self,
+        waiting: Sequence[Target],
+        tasks: Sequence[Task],
+        victims: Sequence[tuple[Task, str]],
+        *,
+        coming: int,
+        node: str,
+    ) -> list[Target]:
+        """In order, on free GPUs; narrower while the full group isn't free, unless holding the GPUs pays.
 
-    def _start(self, task: Task, degree: int, reason: str) -> None:
-        group = self.places.try_take(degree, home=task.request.home)
+        Returns the targets that got less than they want.
+        """
+        stops = [v.boundary_us for v, _ in victims] + [t.boundary_us for t in tasks if coming and t.is_stopping]
+        room_us, short = max(stops, default=0.0), []
+        for target in waiting:
+            task, width = target.task, min(target.degree, _power_of_two(self.places.room(node)))
+            if width < target.degree:
+                short.append(target)
+                if width >= 1 and self._holds(target, width, room_us):
+                    self.places.reserve(node, width)
+                    continue
+            if width >= 1:
+                self._start(task, _useful(task, width), target.reason, node=node)
+        return short
+
+    def _start(self, task: Task, degree: int, reason: str, *, node: str) -> None:
+        group = self.places.try_take(degree, home=task.request.home, node=node)
         while group is None and degree > 1:
             degree = _useful(task, degree // 2)
-            group = self.places.try_take(degree, home=task.request.home)
+            group = self.places.try_take(degree, home=task.request.home, node=node)
         if group is not None:
             self.actions.extend(chain((task.request,), group, ids=self.ids, after="", reason=reason))
 
@@ -150,16 +185,14 @@ class Realisation:
         lost_us = wait_us * task.step_us(target.degree) / task.step_us(_useful(task, width))
         return lost_us < self.cost_us and task.slack_us(self.view.now_us + wait_us, target.degree) >= 0
 
-    def _hold(self, width: int) -> None:
-        node = max(self.places.free, key=lambda n: (self.places.room(n), n))
-        self.places.reserve(node, width)
-
     # ── images that cannot wait ──────────────────────────────────────────────────────────────────────────
 
-    def _hurry_images(self, victims: Sequence[tuple[Task, str]]) -> None:
+    def _hurry_images(
+        self, short: Sequence[Target], tasks: Sequence[Task], victims: Sequence[tuple[Task, str]]
+    ) -> None:
         """Where the flagged boundaries come too late for a saved image, stop the video with the nearest one instead."""
-        stops = sorted([v.boundary_us for v, _ in victims] + [t.boundary_us for t in self.view.tasks if t.is_stopping])
-        for target in self.short:
+        stops = sorted([v.boundary_us for v, _ in victims] + [t.boundary_us for t in tasks if t.is_stopping])
+        for target in short:
             task = target.task
             if not (target.is_urgent and task.is_image):
                 continue
@@ -167,15 +200,15 @@ class Realisation:
             if stops and stops[0] <= latest_us:
                 stops.pop(0)
                 continue
-            video = self._find_near_video(latest_us)
+            video = self._find_near_video(latest_us, tasks)
             if video is not None:
                 self._flag(video, f"stops for image {task.request_id}, which cannot wait for others")
 
-    def _find_near_video(self, latest_us: float) -> Task | None:
+    def _find_near_video(self, latest_us: float, tasks: Sequence[Task]) -> Task | None:
         urgent = {t.task.request_id for t in self.targets if t.is_urgent}
         fits = [
             t
-            for t in self._interruptible()
+            for t in self._interruptible(tasks)
             if not t.is_image
             and t.boundary_us <= latest_us
             and (t.request_id not in urgent or t.slack_us(self.view.now_us, t.fastest) > 1_000_000)
@@ -184,13 +217,14 @@ class Realisation:
 
     # ── growth ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _grow(self) -> None:
+    def _grow(self, targets: Sequence[Target], node: str) -> None:
         """Into GPUs of its own node that are free now: urgent growers first, others only where it pays."""
         flagged = {t.request_id for t in self.flagged}
         growers = [
             t
-            for t in self.targets
+            for t in targets
             if t.task.running is not None
+            and self._where(t.task) == node
             and not t.task.is_stopping
             and t.degree > t.task.degree
             and t.task.request_id not in flagged
@@ -198,12 +232,10 @@ class Realisation:
         ]
         growers.sort(key=lambda t: (not (t.is_urgent and t.need > t.task.degree), t.task.key))
         for target in growers:
-            self._try_grow(target)
+            self._try_grow(target, node)
 
-    def _try_grow(self, target: Target) -> None:
+    def _try_grow(self, target: Target, node: str) -> None:
         task = target.task
-        assert task.running is not None
-        node = self.view.node_of[task.running.workers[0]]
         degree = target.degree
         while degree > task.degree and self.places.room(node) < degree - task.degree:
             degree = _useful(task, degree // 2)
@@ -214,6 +246,10 @@ class Realisation:
         if is_forced or saved_us >= self.style.growth_pays * self.cost_us:
             self.places.reserve(node, degree - task.degree)
             self._flag(task, f"grows to {degree}")
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count.bit_length() - 1) if count > 0 else 0
 
 
 def _useful(task: Task, degree: int) -> int:
@@ -237,6 +273,3 @@ def plan_for(
 
 def _ordered(actions: Sequence[AnyAction]) -> list[AnyAction]:
     return [a for a in actions if isinstance(a, Yield)] + [a for a in actions if not isinstance(a, Yield)]
-
-
-__all__ = ["Realisation", "Stage", "Style", "Target", "plan_for"]
