@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from genserve.domain import events as e
+from genserve.domain.cluster import Request
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.plan import Cancel, Load, Start, Unload, Yield
-from genserve.scheduling.telemetry.trail import Change
+from genserve.scheduling.telemetry.trail import Change, queued_us
 
 Fields = dict[str, Any]
 
@@ -44,24 +45,24 @@ class Lines:
         fields = fields_of(recorded.event)
         if recorded.stream.startswith(REQUEST_STREAM):
             fields["request_id"] = recorded.stream[len(REQUEST_STREAM) :]
-        if changes and changes[0].after.is_final:
-            fields |= _summary(recorded, changes[0])
-        elif isinstance(recorded.event, e.WorkerLost | e.WorkerJoined | e.ActionRefused) and changes:
-            fields["rolled_back"] = [c.trail.spec.request_id for c in changes[:MAX_IDS]]
+        if changes and changes[0].has_ended:
+            fields |= _summary(recorded, changes[0].request)
+        elif isinstance(recorded.event, e.WorkerLost | e.WorkerJoined | e.ActionRefused):
+            rolled_back = [c.request.request_id for c in changes if c.has_rolled_back]
+            fields |= {"rolled_back": rolled_back[:MAX_IDS]} if rolled_back else {}
         self._by_level[level](text, position=recorded.position, **fields)
 
 
-def _summary(recorded: e.Recorded, change: Change) -> Fields:
+def _summary(recorded: e.Recorded, request: Request) -> Fields:
     """What people ask about a request that has ended."""
-    trail = change.trail
     return {
-        "model": trail.spec.model,
-        "size": str(trail.spec.shape),
-        "latency_us": recorded.recorded_us - trail.submitted_us,
-        "queued_us": trail.queued_us,
-        "slack_us": trail.spec.deadline_us - recorded.recorded_us,
-        "pauses": trail.pauses,
-        "attempts": trail.attempt + 1,
+        "model": request.spec.model,
+        "size": str(request.spec.shape),
+        "latency_us": recorded.recorded_us - request.submitted_us,
+        "queued_us": queued_us(request),
+        "slack_us": request.spec.deadline_us - recorded.recorded_us,
+        "pauses": request.pauses,
+        "attempts": request.attempt + 1,
     }
 
 

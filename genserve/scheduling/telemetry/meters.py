@@ -11,9 +11,10 @@ from typing import Any
 from prometheus_client import Gauge
 
 from genserve.domain import events as e
+from genserve.domain.cluster import Request
 from genserve.domain.plan import Start
 from genserve.domain.request import Stage, Status
-from genserve.scheduling.telemetry.trail import Change, Trail
+from genserve.scheduling.telemetry.trail import Change, queued_us
 from genserve.scheduling.telemetry.trails import Trails
 from observability.metrics import Metrics
 
@@ -37,7 +38,7 @@ class Meters:
         for change in changes:
             before, after = self._gauge(change.before), self._gauge(change.after)
             if before is not after:
-                labels = self._labels(change.trail)
+                labels = self._labels(change.request)
                 if before is not None:
                     before.labels(*labels).dec()
                 if after is not None:
@@ -54,17 +55,17 @@ class Meters:
         lag_us = max(0, self._clock_us() - last.recorded_us)
         self._metrics.journal_lag_seconds.set(lag_us / SECOND)
         self._metrics.journal_position.set(last.position)
-        self._metrics.workers.set(len(self._trails.workers))
+        self._metrics.workers.set(len(self._trails.state.workers))
 
-    def _gauge(self, status: Status | None) -> Gauge | None:
-        if status is None or status.is_final:
+    def _gauge(self, request: Request | None) -> Gauge | None:
+        if request is None:
             return None
-        if status is Status.WAITING:
+        if request.status is Status.WAITING:
             return self._metrics.waiting
-        return self._metrics.paused if status is Status.PAUSED else self._metrics.running
+        return self._metrics.paused if request.status is Status.PAUSED else self._metrics.running
 
-    def _labels(self, trail: Trail) -> tuple[str, str, str]:
-        spec = trail.spec
+    def _labels(self, request: Request) -> tuple[str, str, str]:
+        spec = request.spec
         if spec.slo_class not in self._classes and len(self._classes) < MAX_SLO_CLASSES:
             self._classes.add(spec.slo_class)
         return spec.model, spec.media.value, spec.slo_class if spec.slo_class in self._classes else "other"
@@ -73,55 +74,55 @@ class Meters:
 
     def _submitted(self, recorded: e.Recorded, event: e.RequestSubmitted, changes: list[Change]) -> None:
         for change in changes:
-            self._metrics.submitted.labels(*self._labels(change.trail)).inc()
+            self._metrics.submitted.labels(*self._labels(change.request)).inc()
 
     def _completed(self, recorded: e.Recorded, event: e.RequestCompleted, changes: list[Change]) -> None:
         for change in changes:
-            trail, labels = change.trail, self._labels(change.trail)
+            request, labels = change.request, self._labels(change.request)
             self._metrics.completed.labels(*labels).inc()
-            self._metrics.e2e_seconds.labels(*labels).observe((recorded.recorded_us - trail.submitted_us) / SECOND)
-            is_met = recorded.recorded_us <= trail.spec.deadline_us
+            self._metrics.e2e_seconds.labels(*labels).observe((recorded.recorded_us - request.submitted_us) / SECOND)
+            is_met = recorded.recorded_us <= request.spec.deadline_us
             (self._metrics.slo_met if is_met else self._metrics.slo_missed).labels(*labels).inc()
 
     def _failed(self, recorded: e.Recorded, event: e.RequestFailed, changes: list[Change]) -> None:
         for change in changes:
-            labels = self._labels(change.trail)
+            labels = self._labels(change.request)
             self._metrics.failed.labels(*labels, event.code).inc()
             self._metrics.slo_missed.labels(*labels).inc()
 
     def _cancelled(self, recorded: e.Recorded, event: e.RequestCancelled, changes: list[Change]) -> None:
         for change in changes:
-            self._metrics.cancelled.labels(*self._labels(change.trail)).inc()
+            self._metrics.cancelled.labels(*self._labels(change.request)).inc()
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _started(self, recorded: e.Recorded, event: e.StageStarted, changes: list[Change]) -> None:
         for change in changes:
-            if change.trail.runs == 1:
-                queue = self._metrics.queue_seconds.labels(*self._labels(change.trail))
-                queue.observe(change.trail.queued_us / SECOND)
-            if change.regrouped:
-                self._metrics.regroups.labels(*_run_labels(change.trail, event.stage, len(event.workers))).inc()
+            if change.has_started:
+                queue = self._metrics.queue_seconds.labels(*self._labels(change.request))
+                queue.observe(queued_us(change.request) / SECOND)
+            if change.has_regrouped:
+                self._metrics.regroups.labels(*_run_labels(change.request, event.stage, len(event.workers))).inc()
 
     def _stepped(self, recorded: e.Recorded, event: e.StepsFinished, changes: list[Change]) -> None:
         steps = event.to_step - event.from_step
         for change in changes:
-            histogram = self._metrics.step_seconds.labels(*_run_labels(change.trail, Stage.DENOISE, event.degree))
+            histogram = self._metrics.step_seconds.labels(*_run_labels(change.request, Stage.DENOISE, event.degree))
             for _ in range(steps):
                 histogram.observe(event.took_us / steps / SECOND)
             run = change.trail.run
-            if run is not None and run.segment_id == event.segment_id:
-                self._busy(run.workers, Stage.DENOISE, event.took_us / max(1, event.batch))
+            if run is not None and run.began.segment_id == event.segment_id:
+                self._busy(run.began.workers, Stage.DENOISE, event.took_us / max(1, event.batch))
 
     def _finished(self, recorded: e.Recorded, event: e.StageFinished, changes: list[Change]) -> None:
         """Denoising is already counted as busy by its steps."""
         for change in changes:
             run = change.closed.run if change.closed is not None else None
-            degree = len(run.workers) if run is not None else 1
-            labels = _run_labels(change.trail, event.stage, degree)
+            degree = len(run.began.workers) if run is not None else 1
+            labels = _run_labels(change.request, event.stage, degree)
             self._metrics.stage_seconds.labels(*labels).observe(event.took_us / SECOND)
             if run is not None and event.stage is not Stage.DENOISE:
-                self._busy(run.workers, event.stage, event.took_us / max(1, run.batch))
+                self._busy(run.began.workers, event.stage, event.took_us / max(1, run.began.batch))
 
     def _busy(self, workers: tuple[str, ...], stage: Stage, us: float) -> None:
         """A batch's time is shared between its members, so that a worker is never busy twice at once."""
@@ -130,19 +131,19 @@ class Meters:
 
     def _paused(self, recorded: e.Recorded, event: e.RequestPaused, changes: list[Change]) -> None:
         for change in changes:
-            if change.before is Status.RUNNING:
-                self._metrics.preemptions.labels(*self._labels(change.trail)).inc()
+            if change.has_paused:
+                self._metrics.preemptions.labels(*self._labels(change.request)).inc()
 
     def _checkpointed(self, recorded: e.Recorded, event: e.LatentsCheckpointed, changes: list[Change]) -> None:
         for change in changes:
-            labels = (change.trail.spec.model, change.trail.spec.media.value)
+            labels = (change.request.spec.model, change.request.spec.media.value)
             self._metrics.checkpoint_bytes.labels(*labels).observe(event.size_bytes)
             if event.took_us:
                 self._metrics.checkpoint_seconds.labels(*labels).observe(event.took_us / SECOND)
 
     def _attempt_failed(self, recorded: e.Recorded, event: e.AttemptFailed, changes: list[Change]) -> None:
         for change in changes:
-            spec = change.trail.spec
+            spec = change.request.spec
             self._metrics.attempt_failures.labels(spec.model, spec.media.value, event.code).inc()
 
     # ── workers and decisions ────────────────────────────────────────────────────────────────────────────
@@ -162,8 +163,8 @@ class Meters:
                 self._metrics.batch_size.labels(*labels).observe(len(action.request_ids))
 
 
-def _run_labels(trail: Trail, stage: Stage, degree: int) -> tuple[str, str, str, int]:
-    return trail.spec.model, trail.spec.media.value, stage.value, degree
+def _run_labels(request: Request, stage: Stage, degree: int) -> tuple[str, str, str, int]:
+    return request.spec.model, request.spec.media.value, stage.value, degree
 
 
 _HANDLERS: dict[type[e.Event], Callable[[Meters, e.Recorded, Any, list[Change]], None]] = {

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 
 from genserve.domain import events as e
+from genserve.domain.cluster import Request
 from genserve.domain.plan import Start
-from genserve.domain.request import Stage, Status
-from genserve.scheduling.telemetry.trail import RUN, Change, Interval, Run, Trail, event_key
-from genserve.scheduling.telemetry.trails import Trails
+from genserve.domain.request import Stage
+from genserve.scheduling.telemetry.trail import RUN, Change, Interval, Run, event_key, queued_us
+from genserve.scheduling.telemetry.trails import Trails, outcome
 from observability.tracing import Attribute, Span, SpanContext, Tracing, new_trace
 
 OPERATION = "generate_content"
@@ -32,9 +33,9 @@ class Spans:
             return
         for change in changes:
             if change.closed is not None:
-                self._tracing.emit(_interval_span(change.trail, change.closed, recorded))
-            if change.after.is_final:
-                self._tracing.emit(_root_span(change.trail, recorded))
+                self._tracing.emit(_interval_span(change, change.closed, recorded))
+            if change.has_ended:
+                self._tracing.emit(_root_span(change, recorded))
         if isinstance(recorded.event, e.PlanDecided):
             self._tracing.emit(self._decision_span(recorded, recorded.event))
 
@@ -71,9 +72,10 @@ def decision_context(key: str) -> SpanContext:
     return new_trace(f"decision/{key}")
 
 
-def _root_span(trail: Trail, recorded: e.Recorded) -> Span:
-    spec, event = trail.spec, recorded.event
-    attributes = _request_attributes(trail)
+def _root_span(change: Change, recorded: e.Recorded) -> Span:
+    request, event = change.request, recorded.event
+    spec = request.spec
+    attributes = _request_attributes(request)
     attributes |= {
         "gen_ai.operation.name": OPERATION,
         "gen_ai.provider.name": "genserve",
@@ -83,37 +85,37 @@ def _root_span(trail: Trail, recorded: e.Recorded) -> Span:
         "genserve.slo_class": spec.slo_class,
         "genserve.priority": spec.priority,
         "genserve.deadline_us": spec.deadline_us,
-        "genserve.queued_us": trail.queued_us,
-        "genserve.attempts": trail.attempt + 1,
-        "genserve.pauses": trail.pauses,
-        "genserve.regroups": trail.regroups,
-        "genserve.outcome": trail.status.value,
+        "genserve.queued_us": queued_us(request),
+        "genserve.attempts": request.attempt + 1,
+        "genserve.pauses": request.pauses,
+        "genserve.regroups": request.regroups,
+        "genserve.outcome": outcome(event),
         "genserve.log.position": recorded.position,
     }
     error = ""
-    if trail.status is Status.COMPLETED:
+    if isinstance(event, e.RequestCompleted):
         attributes["genserve.met"] = recorded.recorded_us <= spec.deadline_us
     elif isinstance(event, e.RequestFailed):
         error = event.code
         attributes |= {"error.type": error, "genserve.met": False}
     return Span(
         f"{OPERATION} {spec.model}",
-        trail.root,
-        trail.submitted_us,
+        change.trail.root,
+        request.submitted_us,
         recorded.recorded_us,
-        parent=trail.caller,
+        parent=change.trail.caller,
         attributes=attributes,
         is_server=True,
         error=error,
     )
 
 
-def _interval_span(trail: Trail, closed: Interval, recorded: e.Recorded) -> Span:
-    attributes = _request_attributes(trail)
+def _interval_span(change: Change, closed: Interval, recorded: e.Recorded) -> Span:
+    attributes = _request_attributes(change.request)
     attributes |= {"genserve.outcome": closed.outcome, "genserve.log.position": recorded.position}
     name, links = closed.name, []
     if closed.run is not None:
-        name = f"{RUN} {closed.run.stage}"
+        name = f"{RUN} {closed.run.began.stage}"
         attributes |= _run_attributes(closed.run)
         if closed.run.decided is not None:
             links = [decision_context(closed.run.decided.decision)]
@@ -124,15 +126,15 @@ def _interval_span(trail: Trail, closed: Interval, recorded: e.Recorded) -> Span
         closed.context,
         closed.start_us,
         closed.end_us,
-        parent=trail.root,
+        parent=change.trail.root,
         attributes=attributes,
         links=links,
         error=closed.error,
     )
 
 
-def _request_attributes(trail: Trail) -> dict[str, Attribute]:
-    spec = trail.spec
+def _request_attributes(request: Request) -> dict[str, Attribute]:
+    spec = request.spec
     return {
         "gen_ai.request.model": spec.model,
         "gen_ai.output.type": spec.media.value,
@@ -142,16 +144,17 @@ def _request_attributes(trail: Trail) -> dict[str, Attribute]:
 
 
 def _run_attributes(run: Run) -> dict[str, Attribute]:
+    began = run.began
     attributes: dict[str, Attribute] = {
-        "genserve.segment.id": run.segment_id,
-        "genserve.stage": run.stage.value,
-        "genserve.sp_degree": len(run.workers),
-        "genserve.workers": run.workers,
-        "genserve.batch": run.batch,
-        "genserve.attempt": run.attempt,
+        "genserve.segment.id": began.segment_id,
+        "genserve.stage": began.stage.value,
+        "genserve.sp_degree": len(began.workers),
+        "genserve.workers": began.workers,
+        "genserve.batch": began.batch,
+        "genserve.attempt": began.attempt,
     }
-    if run.stage is Stage.DENOISE:
-        attributes |= {"genserve.step.from": run.from_step, "genserve.step.to": run.to_step}
+    if began.stage is Stage.DENOISE:
+        attributes |= {"genserve.step.from": began.from_step, "genserve.step.to": run.to_step}
     if run.decided is not None:
         attributes |= {"genserve.decision.position": run.decided.position, "genserve.reason": run.decided.reason}
     return attributes

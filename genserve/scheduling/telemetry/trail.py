@@ -1,4 +1,4 @@
-"""What telemetry remembers of one live request, and the moves of its life; not which fact moves it (see trails)."""
+"""What telemetry alone remembers of one live request: its spans; not its status, which the state knows (see trails)."""
 
 from __future__ import annotations
 
@@ -7,60 +7,49 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from genserve.domain import events as e
-from genserve.domain.request import RequestSpec, Stage, Status
+from genserve.domain.cluster import Request
+from genserve.domain.request import Status
 from observability.tracing import SpanContext, span_in
 
 QUEUED, PAUSED, RUN = "queued", "paused", "run"
+WAITS = {Status.WAITING: QUEUED, Status.PAUSED: PAUSED}
+"""The statuses in which a request waits for GPUs, and the names of their spans."""
 
 
 class Decided(NamedTuple):
-    """A segment that a decision gave to a request."""
+    """The decision that gave a segment to a request."""
 
     decision: str
     position: int
-    workers: tuple[str, ...]
     reason: str
 
 
-class Run(Struct):
-    """The segment that a request is in right now; steps count from the beginning of the request."""
+class Run(NamedTuple):
+    """A segment as it began for one request; ``to_step`` is known when it is over."""
 
-    segment_id: str
-    stage: Stage
-    workers: tuple[str, ...]
-    batch: int
-    attempt: int
+    began: e.StageStarted
     started_us: int
-    from_step: int
-    to_step: int
     decided: Decided | None
+    to_step: int = 0
 
 
 class Trail(Struct):
-    """One live request. ``since_us`` and ``since`` say when and with which event its present wait began."""
+    """One live request. ``since_us`` and ``since`` say when and with which event its last wait began."""
 
-    spec: RequestSpec
+    request_id: str
     root: SpanContext
     caller: SpanContext | None
-    submitted_us: int
     since_us: int
     since: str
-    status: Status = Status.WAITING
-    waits: bool = True
-    attempt: int = 0
     run: Run | None = None
-    runs: int = 0
-    segments: dict[str, Decided] = {}
-    home: str = ""
-    degree: int = 0
-    has_checkpoint: bool = False
-    pauses: int = 0
-    regroups: int = 0
-    queued_us: int = 0
+    decided: dict[str, Decided] = {}
 
     def run_context(self, segment_id: str) -> SpanContext:
         """The span of a segment, known from the moment it is decided."""
-        return span_in(self.root, f"{self.spec.request_id}/{RUN}/{segment_id}")
+        return span_in(self.root, f"{self.request_id}/{RUN}/{segment_id}")
+
+    def wait_context(self, name: str) -> SpanContext:
+        return span_in(self.root, f"{self.request_id}/{name}/{self.since}")
 
 
 class Interval(NamedTuple):
@@ -71,18 +60,46 @@ class Interval(NamedTuple):
     start_us: int
     end_us: int
     outcome: str
-    run: Run | None = None
     error: str = ""
+    run: Run | None = None
 
 
 class Change(NamedTuple):
-    """What one event changed for one request; ``before`` is None at its submission."""
+    """One request before and after one event: ``before`` is None at its submission, ``after`` at its end."""
 
     trail: Trail
-    before: Status | None
-    after: Status
+    before: Request | None
+    after: Request | None
     closed: Interval | None = None
-    regrouped: bool = False
+
+    @property
+    def request(self) -> Request:
+        """The newest there is to know."""
+        request = self.after or self.before
+        assert request is not None, "a change is of something"
+        return request
+
+    @property
+    def has_ended(self) -> bool:
+        return self.after is None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether this is its first segment."""
+        return self.before is not None and not self.before.started_us and self.request.started_us > 0
+
+    @property
+    def has_regrouped(self) -> bool:
+        return self.before is not None and self.request.regroups > self.before.regroups
+
+    @property
+    def has_paused(self) -> bool:
+        """Whether it was running until now."""
+        return self.before is not None and self.request.pauses > self.before.pauses
+
+    @property
+    def has_rolled_back(self) -> bool:
+        return self.before is not None and self.request.attempt > self.before.attempt
 
 
 def event_key(recorded: e.Recorded) -> str:
@@ -90,52 +107,6 @@ def event_key(recorded: e.Recorded) -> str:
     return recorded.event_id or str(recorded.position)
 
 
-def depends_on(trail: Trail, worker_id: str) -> bool:
-    if trail.home == worker_id and trail.status is not Status.FINISHING:
-        return True
-    return any(worker_id in decided.workers for decided in trail.segments.values())
-
-
-def roll_back(trail: Trail, recorded: e.Recorded, outcome: str, error: str) -> Change:
-    """Memory is gone; the request goes on from its checkpoint as its next attempt."""
-    before = trail.status
-    trail.attempt += 1
-    trail.home = ""
-    closed = wait(trail, recorded, Status.PAUSED if trail.has_checkpoint else Status.WAITING, outcome, error)
-    return Change(trail, before, trail.status, closed)
-
-
-def refuse(trail: Trail, recorded: e.Recorded, event: e.ActionRefused) -> Change | None:
-    """What comes before the refused segment goes on; with nothing before it the request starts over."""
-    names = list(trail.segments)
-    index = names.index(event.segment_id)
-    if index == 0:
-        return roll_back(trail, recorded, "refused", event.code)
-    for later in names[index:]:
-        del trail.segments[later]
-    return None
-
-
-def wait(trail: Trail, recorded: e.Recorded, status: Status, outcome: str, error: str = "") -> Interval | None:
-    """Out of all segments and waiting for GPUs; a wait of the same kind simply goes on."""
-    trail.segments.clear()
-    if trail.waits and trail.status is status:
-        return None
-    closed = close(trail, recorded.recorded_us, outcome, error)
-    trail.status = status
-    trail.waits = True
-    trail.since_us, trail.since = recorded.recorded_us, event_key(recorded)
-    return closed
-
-
-def close(trail: Trail, now_us: int, outcome: str, error: str = "") -> Interval | None:
-    """End the present run or wait, if there is one: between two segments of a chain there is neither."""
-    run, trail.run = trail.run, None
-    waited, trail.waits = trail.waits, False
-    if run is not None:
-        return Interval(RUN, trail.run_context(run.segment_id), run.started_us, now_us, outcome, run, error)
-    if not waited:
-        return None
-    name = PAUSED if trail.status is Status.PAUSED else QUEUED
-    context = span_in(trail.root, f"{trail.spec.request_id}/{name}/{trail.since}")
-    return Interval(name, context, trail.since_us, now_us, outcome, None, error)
+def queued_us(request: Request) -> int:
+    """Submitted to first segment; 0 for what has never run."""
+    return request.started_us - request.submitted_us if request.started_us else 0
