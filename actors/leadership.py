@@ -1,4 +1,4 @@
-"""Becoming the leader: lease, history, and what nobody is in charge of any more; not what a leader does."""
+"""Becoming the leader: lease, history, introduction; not what a leader does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 from genserve.config import Settings
 from genserve.domain.cluster import ClusterState
 from genserve.domain.costs import CostData
-from genserve.domain.events import AnyEvent, AttemptFailed, CostsUpdated, LeaderElected, PlannerChanged, Recorded
-from genserve.domain.ids import request_stream
-from genserve.domain.request import Status
+from genserve.domain.events import AnyEvent, CostsUpdated, LeaderElected, PlannerChanged, Recorded
 from genserve.journal.errors import JournalUnavailable, LeaseHeld
 from genserve.journal.journal import Journal
 from genserve.planners.interface import Planner
@@ -53,12 +51,3 @@ def introduction(
     if costs is not None and costs != state.costs.data:
         events.append(CostsUpdated(costs))
     return events
-
-
-def orphans(state: ClusterState, serving: set[str]) -> list[tuple[str, AnyEvent]]:
-    """Requests whose decoded pixels died with their actor: they are made again from the last checkpoint."""
-    return [
-        (request_stream(r.request_id), AttemptFailed(r.attempt, "result_lost", "its actor died before storing it"))
-        for r in sorted(state.requests.values(), key=lambda r: r.request_id)
-        if r.status is Status.FINISHING and r.request_id not in serving
-    ]

@@ -6,8 +6,10 @@ import asyncio
 from collections import deque
 
 from actors.framework.runtime import Runtime, UnreachableError
+from genserve.errors import GenServeError
 from genserve.scheduling.protocol import AnyReport, Began, Ended, Stepped
 from genserve.scheduling.segments import LEAVING
+from observability.logging import get_logger
 
 RETRY_S = 0.2
 CLOSING = (Ended, *LEAVING)
@@ -18,8 +20,9 @@ class Outbox:
 
     While a delivery is under way the next reports gather, so a slow journal makes fewer and larger messages and never
     slows a step. A delivery that finds nobody is repeated until it succeeds: only the receiver's acknowledgement,
-    given after the facts are recorded, ends it. Progress is acknowledged before it is recorded, so the latest one is
-    told again with every delivery until its segment ends: an actor that died with it costs the log nothing.
+    given after the facts are recorded, ends it, or its refusal, of a request that nobody submitted. Progress is
+    acknowledged before it is recorded, so the latest one is told again with every delivery until its segment ends: an
+    actor that died with it costs the log nothing.
 
     Between requests one order matters: a segment's beginning is not told before the ends of the segments that ran
     before it are in the log, so that the log never shows two segments on one GPU.
@@ -47,6 +50,10 @@ class Outbox:
         """Segments with reports that nobody has acknowledged yet."""
         return tuple(dict.fromkeys(r.segment_id for queue in self._waiting.values() for _, r in queue))
 
+    def requests(self) -> tuple[str, ...]:
+        """Requests with reports that nobody has acknowledged yet."""
+        return tuple(self._waiting)
+
     async def _send(self, actor: str, request_id: str) -> None:
         queue = self._waiting[request_id]
         while queue:
@@ -58,6 +65,10 @@ class Outbox:
             except UnreachableError:
                 await asyncio.sleep(RETRY_S)
                 continue
+            except GenServeError as error:
+                get_logger("genserve.worker").warning(
+                    "reports refused", request_id=request_id, code=error.code, message=error.message
+                )
             self._settle(queue, batch)
         del self._waiting[request_id]
         del self._senders[request_id]

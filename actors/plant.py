@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from actors.fleet import WorkerSlot
 from actors.framework.runtime import Runtime
+from actors.link import WorkerSlot
 from actors.scheduler import Scheduler
 from actors.worker import Worker
 from genserve.config import Settings

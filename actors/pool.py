@@ -3,85 +3,120 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from actors.framework.runtime import Runtime, UnreachableError
 from actors.request import RequestActor, RequestActorSettings
+
+RETRY_S = 0.2
 
 
 class RequestPool:
     """Slots are named ``request-0``, ``request-1``, ...; each is a process that outlives the requests it serves.
 
     ``is_idle`` tells whether a request needs no process now (it waits, is paused or has ended): its slot may be
-    taken for another. When every slot is busy the pool grows.
+    taken for another. When every slot is busy the pool grows. ``on_loss`` is called when a process that died is back.
     """
 
     def __init__(
-        self, runtime: Runtime, settings: RequestActorSettings, *, size: int, is_idle: Callable[[str], bool]
+        self,
+        runtime: Runtime,
+        settings: RequestActorSettings,
+        *,
+        size: int,
+        is_idle: Callable[[str], bool],
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._settings = settings
         self._size = size
         self._is_idle = is_idle
+        self._on_loss = on_loss
         self._slots: dict[str, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> set[str]:
-        """Start the processes, or find them running; the ids of requests they are serving."""
-        await asyncio.gather(*(self._spawn(self._name(i)) for i in range(self._size)))
-        for name in list(self._slots):
-            try:
-                serving = await self._runtime.find(name).ask("serving")
-            except UnreachableError:
-                continue
-            self._slots[name] = next(iter(serving), "")
-        return {request_id for request_id in self._slots.values() if request_id}
-
-    def assign(self, request_id: str) -> str:
-        """The name of the actor in charge of this request from now on; returns at once."""
-        for name, held in self._slots.items():
-            if held == request_id:
-                return name
-        name = self._find_slot()
-        previous = self._slots.get(name, "")
-        self._slots[name] = request_id
-        self._soon(self._hand_over(name, previous, request_id))
-        return name
-
-    def release(self, request_id: str) -> None:
-        """The request has ended: its process is free."""
-        for name, held in self._slots.items():
-            if held == request_id:
-                self._slots[name] = ""
-                self._soon(self._hand_over(name, request_id, ""))
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._slots)
+
+    async def start(self) -> None:
+        """Start the processes, or find them running with what they serve."""
+        await asyncio.gather(*(self._spawn(self._name(i)) for i in range(self._size)))
+        for name in self.names:
+            busy = (r for r in await self._ask(name, "serving") or () if not self._is_idle(r))
+            self._slots[name] = next(busy, "")
+
+    def stop(self) -> None:
+        for task in (*self._watchers.values(), *self._tasks):
+            task.cancel()
+
+    async def serving(self) -> set[str]:
+        """Requests that some process has in its care."""
+        answers = await asyncio.gather(*(self._ask(name, "serving") for name in self.names))
+        return {request_id for answer in answers for request_id in answer or ()}
+
+    def assign(self, request_id: str) -> str:
+        """The name of the actor in charge of this request from now on; returns at once."""
+        name = self._find_holder(request_id)
+        if name is None:
+            name = self._find_slot()
+            self._slots[name] = request_id
+            self._soon(self._activate(name, request_id))
+        return name
+
+    def release(self, request_id: str) -> None:
+        """The request has ended: its process is free."""
+        name = self._find_holder(request_id)
+        if name is not None:
+            self._slots[name] = ""
+            self._soon(self._ask(name, "release", request_id))
+
+    def _find_holder(self, request_id: str) -> str | None:
+        return next((name for name, held in self._slots.items() if held == request_id), None)
 
     def _find_slot(self) -> str:
         free = next((n for n, held in self._slots.items() if not held), None)
         idle = next((n for n, held in self._slots.items() if held and self._is_idle(held)), None)
         return free or idle or self._name(len(self._slots))
 
-    async def _hand_over(self, name: str, previous: str, request_id: str) -> None:
-        """Tell a process about its old and new charge; it would find out by itself, only later."""
-        if name not in self._slots or (not previous and request_id):
+    async def _activate(self, name: str, request_id: str) -> None:
+        """Tell a process about its new charge; it would find out by itself, only later."""
+        if name not in self._watchers:
             await self._spawn(name)
-        try:
-            if request_id:
-                await self._runtime.find(name).ask("activate", request_id)
-            if previous:
-                await self._runtime.find(name).ask("release", previous)
-        except UnreachableError:
-            return
+        await self._ask(name, "activate", request_id)
 
     async def _spawn(self, name: str) -> None:
-        await self._runtime.spawn(name, RequestActor, self._settings)
         self._slots.setdefault(name, "")
+        await self._runtime.spawn(name, RequestActor, self._settings)
+        if name not in self._watchers:
+            self._watchers[name] = asyncio.create_task(self._watch(name))
 
-    def _soon(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    async def _watch(self, name: str) -> None:
+        """A call that never returns breaks when the process dies."""
+        while True:
+            try:
+                await self._runtime.find(name).ask("attend")
+            except UnreachableError:
+                await self._wait_for(name)
+                self._on_loss()
+
+    async def _wait_for(self, name: str) -> None:
+        while True:
+            if await self._ask(name, "serving") is not None:
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def _ask(self, name: str, method: str, *arguments: object) -> Any:
+        """None from a process that cannot be reached: whatever it should know is in the log."""
+        try:
+            return await self._runtime.find(name).ask(method, *arguments)
+        except UnreachableError:
+            return None
+
+    def _soon(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

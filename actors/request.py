@@ -46,8 +46,15 @@ class RequestActor:
         self._charges: dict[str, _Charge] = {}
 
     async def activate(self, request_id: str) -> None:
-        """Take a request over: rebuild its life from its stream."""
+        """Take a request over: rebuild its life from its stream, and let go of every other one."""
         await self._find_charge(request_id)
+        for other in tuple(self._charges):
+            if other != request_id:
+                await self.release(other)
+
+    async def attend(self) -> None:
+        """Never returns; the call breaks when this process dies, which is how death is noticed."""
+        await asyncio.Event().wait()
 
     async def serving(self) -> tuple[str, ...]:
         return tuple(self._charges)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from actors.custody import Custody
 from actors.dispatch import Dispatch
-from actors.fleet import Fleet, WorkerSlot
+from actors.fleet import Fleet
 from actors.forecasts import Forecasts
 from actors.framework.runtime import Runtime
-from actors.leadership import LEASE_S, introduction, lead, orphans, read_history
+from actors.leadership import LEASE_S, introduction, lead, read_history
+from actors.link import WorkerSlot
 from actors.pool import RequestPool
 from actors.request import RequestActorSettings
 from genserve.config import Settings
@@ -34,9 +37,9 @@ from genserve.domain.events import (
 )
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM, request_stream
 from genserve.domain.request import Status
-from genserve.errors import CallerError, InvariantBroken, RefusedByPolicy
-from genserve.journal.contract import IdempotencyKey, Storage, Unit
-from genserve.journal.errors import VersionConflict
+from genserve.errors import CallerError, GenServeError, InvariantBroken, RefusedByPolicy
+from genserve.journal.contract import IdempotencyKey, Producer, Storage, Unit
+from genserve.journal.errors import JournalUnavailable, VersionConflict
 from genserve.journal.journal import Journal
 from genserve.journal.open import open_storage
 from genserve.planners.registry import build_planner
@@ -49,13 +52,14 @@ from observability.tracing import setup_tracing
 
 NAME = "scheduler"
 MAX_WAIT_S = 30.0
+RETRY_S = 0.2
 ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
 
 
 class Scheduler:
     """Plain class; every public method first makes sure that this process leads and has recovered.
 
-    ``storage`` stands in for the database that the settings name, for a log in memory.
+    ``storage`` stands in for the database that the settings name, for a log in memory; ``resign`` ends this process.
     """
 
     def __init__(
@@ -66,10 +70,12 @@ class Scheduler:
         slots: tuple[WorkerSlot, ...],
         holder: str,
         storage: Storage | None = None,
+        resign: Callable[[], None] = lambda: os._exit(1),
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._settings = settings
         self._holder = holder
+        self._resign = resign
         self._clock_us = clock_us
         self._log = get_logger("genserve.scheduler")
         self._metrics = Metrics()
@@ -77,7 +83,7 @@ class Scheduler:
         self._journal = Journal(
             storage or open_storage(settings.database), on_commit=self._on_commit, clock_us=clock_us
         )
-        self._fleet = Fleet(runtime, slots, record=self._record)
+        self._fleet = Fleet(slots, record=self._record, on_loss=self._check_custody)
         self._pool = RequestPool(
             runtime,
             RequestActorSettings(
@@ -85,7 +91,9 @@ class Scheduler:
             ),
             size=settings.cluster.request_actors,
             is_idle=self._is_idle,
+            on_loss=self._check_custody,
         )
+        self._custody = Custody(self._journal, self._fleet, self._pool, lambda: self._loop.state)
         self._dispatch = Dispatch(
             self._fleet,
             self._pool,
@@ -97,6 +105,7 @@ class Scheduler:
         self._moved = asyncio.Condition()
         self._starting: asyncio.Task[None] | None = None
         self._leads = False
+        self._facts = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -111,7 +120,10 @@ class Scheduler:
     async def stop(self) -> tuple[str, ...]:
         """Store what waits and give up the journal; the names of the actors that are the caller's to stop."""
         self._fleet.stop()
+        self._pool.stop()
         self._leads = False
+        if self._alarm is not None:
+            self._alarm.cancel()
         for task in tuple(self._background):
             task.cancel()
         await self._journal.close()
@@ -124,11 +136,10 @@ class Scheduler:
             self._translator.warm(batch)
         await self._introduce()
         known = {w.worker_id: w.incarnation for w in self._loop.state.workers.values()}
-        serving = await self._pool.start()
+        await self._pool.start()
         await self._fleet.start(self._journal.epoch, known)
         self._dispatch.resend()
-        for stream, event in orphans(self._loop.state, serving):
-            await self._record(stream, event)
+        await self._custody.check()
         self._leads = True
         await self._record(SCHEDULER_STREAM, WakeReached())
         self._soon(self._keep_lease())
@@ -145,10 +156,20 @@ class Scheduler:
             await self._record(SCHEDULER_STREAM, event)
 
     async def _keep_lease(self) -> None:
+        """A leader that has lost its lease, or whose journal has stopped, ends: its successor starts from the log."""
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            with contextlib.suppress(RefusedByPolicy):
+            try:
                 await self._journal.renew_lease(lease_s=LEASE_S)
+            except JournalUnavailable:
+                continue
+            except GenServeError as error:
+                self._log.error("leadership lost", code=error.code, message=error.message)
+                self._resign()
+
+    def _check_custody(self) -> None:
+        if self._leads:
+            self._soon(self._custody.check())
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -182,8 +203,8 @@ class Scheduler:
                 request_id = recorded.stream[len(REQUEST_STREAM) :]
                 request = self._loop.state.requests.get(request_id)
                 self._pool.release(request_id)
-                if request is not None and request.home:
-                    self._fleet.forget(request.home, request_id)
+                if request is not None:
+                    self._fleet.forget(request_id, home="" if request.attempt else request.home)
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:
@@ -209,7 +230,16 @@ class Scheduler:
     # ── facts ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _record(self, stream: str, event: AnyEvent) -> None:
-        await self._journal.append([Unit(stream, (event,))])
+        """Append a fact of our own once, however long the database is away."""
+        self._facts += 1
+        unit = Unit(stream, (event,), producer=Producer(NAME, self._journal.epoch, self._facts))
+        while True:
+            try:
+                await self._journal.append([unit])
+            except JournalUnavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     async def extend(self, stream: str, version: int, events: tuple[AnyEvent, ...]) -> tuple[bool, Sequence[Recorded]]:
         """Append a request actor's facts: (whether they were appended, the stream beyond ``version``).
@@ -266,14 +296,19 @@ class Scheduler:
     async def cancel(self, request_id: str, reason: str) -> None:
         """Record the wish to stop; a no-op when the request has ended or was cancelled before."""
         await self.start()
-        request = self._loop.state.requests.get(request_id)
-        if request is not None and not request.cancelling:
-            await self._record(request_stream(request_id), CancelRequested(reason))
+        stream = request_stream(request_id)
+        while True:
+            history = await self.read_stream(stream, 0)
+            if not history or any(isinstance(r.event, (CancelRequested, *ENDS)) for r in history):
+                return
+            with contextlib.suppress(VersionConflict):
+                await self._journal.append([Unit(stream, (CancelRequested(reason),), history[-1].version)])
+                return
 
     async def delete(self, request_id: str) -> None:
         """Record that the client does not want to see the request any more."""
         await self.start()
-        await self._record(request_stream(request_id), RequestDeleted())
+        await self._journal.append([Unit(request_stream(request_id), (RequestDeleted(),))])
 
     async def changes(self, after: int, timeout_s: float) -> int:
         """The log's last position, as soon as it is beyond ``after`` or the time is up."""

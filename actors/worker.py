@@ -48,26 +48,48 @@ class Worker:
         self._outbox = Outbox(runtime)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-steps")
         self._files = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-files")
+        self._waking: asyncio.Task[Runner] | None = None
         self._main: asyncio.Task[None] | None = None
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def hello(self, epoch: int) -> p.Hello:
-        """Who am I and what do I hold; from here on lower epochs are refused."""
+    async def hello(self, epoch: int, lost: int = 0) -> p.Hello:
+        """Who am I and what do I hold; from here on lower epochs are refused.
+
+        ``lost`` is the incarnation that the log has given up: if that is this one, it starts over as a new one.
+        """
         self._epoch = max(self._epoch, epoch)
-        if self._runner is None:
-            self._runner = await asyncio.get_running_loop().run_in_executor(self._thread, self._make_runner)
-        if self._main is None or self._main.done():
-            self._main = asyncio.create_task(self._work())
+        if lost == self.incarnation:
+            self._start_over()
+        runner = await self._wake()
         return p.Hello(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
             node=self._node,
-            device=self._runner.device,
-            memory_bytes=self._runner.memory_bytes,
-            resident=self._runner.resident,
+            device=runner.device,
+            memory_bytes=runner.memory_bytes,
+            resident=runner.resident,
             segments=(*self._revisions, *self._outbox.segments()),
         )
+
+    def _start_over(self) -> None:
+        """Everything queued is void and what runs stops at its next boundary; its reports are of attempts long over."""
+        self.incarnation += 1
+        while not self._queue.empty():
+            self._end(self._queue.get_nowait().segment_id)
+        for revision in self._revisions.values():
+            revision.change(stop=True, drop=())
+
+    async def _wake(self) -> Runner:
+        """Load the models once, however often and by whomever this worker is greeted meanwhile."""
+        if self._waking is None or (self._waking.done() and self._runner is None):
+            self._waking = asyncio.create_task(self._load())
+        return await asyncio.shield(self._waking)
+
+    async def _load(self) -> Runner:
+        runner = self._runner = await asyncio.get_running_loop().run_in_executor(self._thread, self._make_runner)
+        self._main = asyncio.create_task(self._work())
+        return runner
 
     async def obey(self, commands: tuple[p.RunSegment | p.Revise, ...]) -> tuple[p.Answer, ...]:
         """Take commands in, in order; an answer to each."""
@@ -106,7 +128,12 @@ class Worker:
 
     async def forget(self, request_id: str) -> None:
         """Drop what is held for a request that has ended."""
-        self._require_runner().forget(request_id)
+        if self._runner is not None:
+            self._runner.forget(request_id)
+
+    async def reporting(self) -> tuple[str, ...]:
+        """Requests with reports that nobody has acknowledged yet."""
+        return self._outbox.requests()
 
     async def die(self) -> None:
         """End this process without ceremony; for chaos tests."""
@@ -119,11 +146,13 @@ class Worker:
     def _find_refusal(self, command: p.RunSegment) -> p.Answer | None:
         if command.epoch < self._epoch:
             return self._stale(command.epoch)
+        if self._runner is None:
+            return p.Answer("worker_not_ready", f"{self.worker_id} has not been greeted yet")
         if self.worker_id not in command.group:
             return p.Answer("not_in_group", f"{self.worker_id} is not in {command.group}")
         if len(command.group) > 1:
             return p.Answer("unsupported_degree", f"{self.worker_id} runs alone, asked for {len(command.group)} GPUs")
-        if command.model not in self._require_runner().models:
+        if command.model not in self._runner.models:
             return p.Answer("unknown_model", f"{self.worker_id} has no model {command.model!r}")
         return None
 

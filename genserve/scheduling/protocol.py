@@ -66,7 +66,7 @@ class Revise(Struct, frozen=True):
 class Answer(Struct, frozen=True):
     """What a worker says to a command: an empty ``refusal`` means it will obey.
 
-    Refusal codes: stale_epoch, not_in_group, unknown_model, unsupported_degree, unknown_segment.
+    Refusal codes: stale_epoch, worker_not_ready, not_in_group, unknown_model, unsupported_degree, unknown_segment.
     """
 
     refusal: str = ""

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from actors.fleet import WorkerSlot
 from actors.framework.local_runtime import LocalRuntime
 from actors.framework.runtime import Runtime
 from actors.gateway import ClusterGateway
+from actors.link import WorkerSlot
 from actors.scheduler import NAME, Scheduler
 from actors.worker import Worker
 from genserve.config import Cluster, Durability, Limits, Settings
@@ -104,7 +104,13 @@ class LocalCell:
     def _make_scheduler(self, runtime: Runtime, holder: str) -> Scheduler:
         slots = tuple(WorkerSlot(w, partial(runtime.spawn, w, self._make_worker, w)) for w in self.workers)
         return Scheduler(
-            runtime, self.settings, slots=slots, holder=holder, storage=self.storage, clock_us=self.loop.clock_us
+            runtime,
+            self.settings,
+            slots=slots,
+            holder=holder,
+            storage=self.storage,
+            resign=lambda: self.runtime.crash(NAME),
+            clock_us=self.loop.clock_us,
         )
 
     def _make_worker(self, runtime: Runtime, worker_id: str) -> Worker:

@@ -1,0 +1,66 @@
+"""Decoded pixels are in memory only until they are stored: who holds them, and what if nobody does any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from actors.fleet import Fleet
+from actors.pool import RequestPool
+from genserve.domain.cluster import ClusterState
+from genserve.domain.events import AttemptFailed
+from genserve.domain.ids import request_stream
+from genserve.domain.request import Status
+from genserve.journal.contract import Unit
+from genserve.journal.errors import JournalUnavailable, VersionConflict
+from genserve.journal.journal import Journal
+
+RETRY_S = 0.2
+
+
+class Custody:
+    """Looks after requests that are FINISHING.
+
+    Their pixels are with a request actor, or in a worker's outbox until an actor has acknowledged them. When both
+    have died, the attempt has failed: the pixels are made again from the last checkpoint.
+    """
+
+    def __init__(self, journal: Journal, fleet: Fleet, pool: RequestPool, state: Callable[[], ClusterState]) -> None:
+        self._journal = journal
+        self._fleet = fleet
+        self._pool = pool
+        self._state = state
+
+    async def check(self) -> None:
+        """To be called after every death; costs nothing while no request is finishing."""
+        versions = {r: await self._version(r) for r in self._finishing()}
+        if not versions:
+            return
+        held = await self._pool.serving() | await self._fleet.reporting()
+        for request_id, version in versions.items():
+            if request_id not in held:
+                await self._give_up(request_id, version)
+
+    def _finishing(self) -> list[str]:
+        requests = self._state().requests
+        return sorted(r.request_id for r in requests.values() if r.status is Status.FINISHING)
+
+    async def _version(self, request_id: str) -> int:
+        events = await asyncio.to_thread(self._journal.reader.read_stream, request_stream(request_id))
+        return events[-1].version
+
+    async def _give_up(self, request_id: str, version: int) -> None:
+        """Unless the request has moved on since it was looked at: then somebody did hold them."""
+        request = self._state().requests.get(request_id)
+        if request is None or request.status is not Status.FINISHING:
+            return
+        failed = AttemptFailed(request.attempt, "result_lost", "whoever held the pixels died before storing them")
+        while True:
+            try:
+                await self._journal.append([Unit(request_stream(request_id), (failed,), version)])
+            except JournalUnavailable:
+                await asyncio.sleep(RETRY_S)
+            except VersionConflict:
+                return
+            else:
+                return
