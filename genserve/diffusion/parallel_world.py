@@ -1,0 +1,227 @@
+"""Processes that can form groups, and the groups: contiguous, aligned blocks made at start, others at first use.
+
+A world has a generation: its members are told a roster and the address of a store that one of them hosts. Groups of
+one generation know nothing of another's, and each is formed by its own members only, so that a new generation is
+formed beside running work. Torch's global default group is a group of one; it exists because torch asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed
+from torch.distributed import distributed_c10d
+
+from genserve.errors import GenServeError
+
+dist: Any = torch.distributed
+c10d: Any = distributed_c10d
+"""Torch's stubs leave out most of what is used here."""
+
+LOCALHOST = "127.0.0.1"
+FORMING_S = 30.0
+POLL = datetime.timedelta(milliseconds=100)
+FOR_EVER = datetime.timedelta(days=1)
+
+
+def host_store(timeout_s: float = FORMING_S) -> Any:
+    """A store for one generation, on a port of its own (``store.port``); it lives as long as the object does."""
+    return dist.TCPStore(
+        LOCALHOST, 0, None, is_master=True, timeout=datetime.timedelta(seconds=timeout_s), wait_for_workers=False
+    )
+
+
+def aligned_groups(roster: Sequence[str]) -> list[tuple[str, ...]]:
+    """All contiguous, aligned power-of-two blocks, narrow ones first: 2N - 1 of them where N is a power of two."""
+    blocks = []
+    width = 1
+    while width <= len(roster):
+        blocks += [tuple(roster[i : i + width]) for i in range(0, len(roster) - width + 1, width)]
+        width *= 2
+    return blocks
+
+
+class Group:
+    """Two or more processes that take steps together. ``tensors`` carries activations, ``words`` the leader's word.
+
+    Waiting for a word has no limit of its own and ends when the group is lost; a collective of a step ends with the
+    group's timeout, or at once when a member's process dies.
+    """
+
+    def __init__(self, name: str, members: tuple[str, ...], me: str, *, tensors: Any, words: Any) -> None:
+        self.name = name
+        self.members = members
+        self.rank = members.index(me)
+        self.tensors = tensors
+        self.words = words
+        self._lost = threading.Event()
+
+    @property
+    def degree(self) -> int:
+        return len(self.members)
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lost.is_set()
+
+    def lose(self) -> None:
+        """Give the group up for good. It is not destroyed: that would wait for the member that is gone."""
+        self._lost.set()
+        for group in {self.tensors, self.words}:
+            with contextlib.suppress(RuntimeError):
+                group.abort()
+
+    def say(self, leader: str, code: int, payload: bytes = b"") -> None:
+        """The leader's word to all others; raises GenServeError ``group_lost``."""
+        self._broadcast(torch.tensor([code, len(payload)]), leader)
+        if payload:
+            self._broadcast(torch.frombuffer(bytearray(payload), dtype=torch.uint8), leader)
+
+    def hear(self, leader: str) -> tuple[int, bytes]:
+        """The leader's next word; raises GenServeError ``group_lost``."""
+        head = torch.zeros(2, dtype=torch.int64)
+        self._broadcast(head, leader)
+        code, length = head.tolist()
+        body = torch.empty(length, dtype=torch.uint8)
+        if length:
+            self._broadcast(body, leader)
+        return code, body.numpy().tobytes()
+
+    def _broadcast(self, tensor: torch.Tensor, leader: str) -> None:
+        try:
+            self._wait(self.words.broadcast(tensor, self.members.index(leader)))
+        except RuntimeError as error:
+            raise self.broken(error) from error
+
+    def _wait(self, work: Any) -> None:
+        while True:
+            if self.is_lost:
+                raise RuntimeError("given up")
+            try:
+                work.wait(POLL)
+            except RuntimeError:
+                if work.is_completed():
+                    raise
+            else:
+                return
+
+    def broken(self, error: Exception) -> GenServeError:
+        """Mark the group lost and say so with our code."""
+        self.lose()
+        return GenServeError("group_lost", f"group {self.name} of {', '.join(self.members)}: {error}")
+
+
+class World:
+    """One process's view of one generation: its roster, in rank order, and the groups that this process is in.
+
+    Raises GenServeError ``group_not_formed`` when the others don't come within ``timeout_s``.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        roster: Sequence[str],
+        *,
+        store_port: int,
+        generation: int = 0,
+        device: str = "cpu",
+        timeout_s: float = FORMING_S,
+    ) -> None:
+        _require_default_group()
+        self.me = me
+        self.roster = tuple(roster)
+        self.generation = generation
+        self._device = torch.device(device)
+        self._timeout = datetime.timedelta(seconds=timeout_s)
+        self._store = dist.TCPStore(
+            LOCALHOST, store_port, None, is_master=False, timeout=self._timeout, wait_for_workers=False
+        )
+        self._groups: dict[tuple[str, ...], Group] = {}
+        self._gone: set[str] = set()
+        self._lock = threading.Lock()
+
+    def form(self) -> None:
+        """Create every aligned group of two or more that this process is in, in the order that all others use."""
+        for members in aligned_groups(self.roster):
+            if self.me in members and len(members) > 1:
+                self.group(members)
+
+    def group(self, members: Iterable[str]) -> Group:
+        """The group of those members, in any order; one that is not aligned is formed now, by its members.
+
+        Raises GenServeError ``group_lost`` where a member is gone, ``group_not_formed`` where one does not come.
+        """
+        ordered = tuple(sorted(members, key=self.roster.index))
+        with self._lock:
+            if self._gone & {*ordered}:
+                raise GenServeError("group_lost", f"{', '.join(sorted(self._gone & {*ordered}))} left the world")
+            if ordered not in self._groups:
+                self._groups[ordered] = self._form(ordered)
+            group = self._groups[ordered]
+        if group.is_lost:
+            raise GenServeError("group_lost", f"group {group.name} was given up")
+        return group
+
+    def lose(self, member: str) -> None:
+        """A process is gone: its groups are given up, whoever waits in one is let go."""
+        self._gone.add(member)
+        for members, group in tuple(self._groups.items()):
+            if member in members:
+                group.lose()
+
+    def close(self) -> None:
+        """Give all groups up."""
+        for group in self._groups.values():
+            group.lose()
+
+    def _form(self, members: tuple[str, ...]) -> Group:
+        name = f"{self.generation}/{'+'.join(members)}"
+        rank, size = members.index(self.me), len(members)
+        try:
+            tensors = self._process_group(f"{name}/tensors", rank, size, device=self._device, timeout=self._timeout)
+            words = self._process_group(f"{name}/words", rank, size, device=torch.device("cpu"), timeout=FOR_EVER)
+        except RuntimeError as error:
+            raise GenServeError("group_not_formed", f"group {name}: {error}") from error
+        return Group(name, members, self.me, tensors=tensors, words=words)
+
+    def _process_group(
+        self, name: str, rank: int, size: int, *, device: torch.device, timeout: datetime.timedelta
+    ) -> Any:
+        """A process group outside torch's global world, known to it by name so that collectives find it."""
+        store = dist.PrefixStore(name, self._store)
+        group = dist.ProcessGroup(store, rank, size)
+        kinds = dist.ProcessGroup.BackendType
+        kind, backend = (kinds.GLOO, _gloo) if device.type == "cpu" else (kinds.NCCL, _nccl)
+        group._set_default_backend(kind)
+        group._register_backend(device, kind, backend(store, rank, size, timeout))
+        group._set_group_name(name)
+        c10d._register_process_group(name, group)
+        label = "gloo" if device.type == "cpu" else "nccl"
+        c10d._world.pg_group_ranks[group] = {0: rank}
+        c10d._world.pg_map[group] = (label, store)
+        c10d._world.pg_names[group] = c10d.GroupName(name)
+        return group
+
+
+def _gloo(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:
+    options = dist.ProcessGroupGloo._Options()
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOCALHOST)]
+    options._timeout = timeout
+    return dist.ProcessGroupGloo(store, rank, size, options)
+
+
+def _nccl(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timeout
+    return dist.ProcessGroupNCCL(store, rank, size, options)
+
+
+def _require_default_group() -> None:
+    """Torch answers "which rank am I in this group" by way of a default group; ours has one member."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

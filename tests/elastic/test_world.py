@@ -1,0 +1,62 @@
+"""Groups come, break and come again: what a dead rank does to the others, and how it gets back in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genserve.diffusion.catalog import Catalog
+from genserve.diffusion.parallel_world import World, aligned_groups, host_store
+from genserve.errors import GenServeError
+from tests.diffusion.generations import a_generation
+from tests.elastic.ranks import Ranks
+
+pytestmark = [pytest.mark.models, pytest.mark.timeout(300)]
+
+NAME = "tiny-wan"
+
+
+@pytest.fixture
+def trio(models_dir: Path) -> Iterator[Ranks]:
+    """Three processes of their own in one world, to be killed."""
+    ranks = Ranks(models_dir)
+    ranks.start("r0", "r1", "r2")
+    ranks.form("r0", "r1", "r2")
+    yield ranks
+    ranks.stop()
+
+
+def test_eight_workers_have_fifteen_aligned_groups_in_one_order() -> None:
+    groups = aligned_groups([f"w{i}" for i in range(8)])
+    assert len(groups) == 15
+    assert groups[8:12] == [("w0", "w1"), ("w2", "w3"), ("w4", "w5"), ("w6", "w7")]
+    assert groups[14] == tuple(f"w{i}" for i in range(8))
+
+
+def test_a_world_that_others_do_not_join_says_so_within_its_time() -> None:
+    store = host_store()
+    world = World("here", ("absent", "here"), store_port=store.port, timeout_s=0.5)
+    began = time.monotonic()
+    with pytest.raises(GenServeError, match="group_not_formed"):
+        world.form()
+    assert time.monotonic() - began < 10
+
+
+def test_a_rank_that_dies_mid_step_frees_its_group_and_comes_back_in_a_new_generation(trio: Ranks) -> None:
+    generation = a_generation(Catalog.load().get(NAME), width=128, height=128, frames=17, steps=60)
+    trio.ask(("r0",), "begin", NAME, generation)
+    trio.ask(("r0", "r1"), "run", NAME, ("r0", "r1"), "r0", 1)
+    trio.tell(("r0",), "broken", NAME, ("r0", "r1"), "r0")
+    trio.tell(("r1",), "run", NAME, ("r0", "r1"), "r0", 100)
+    time.sleep(0.3)
+    trio.kill("r1")
+    began = time.monotonic()
+    assert trio.hear("r0") == "group_lost"
+    assert time.monotonic() - began < 5
+    trio.start("r1")
+    trio.form("r0", "r1", "r2")
+    trio.ask(("r0",), "begin", NAME, generation)
+    trio.ask(("r0", "r1"), "run", NAME, ("r0", "r1"), "r0", 2)
