@@ -175,7 +175,7 @@ class Scheduler:
 
     def _on_commit(self, batch: Sequence[Recorded]) -> Sequence[Unit]:
         """The journal's hook: fold, act, decide; what it returns is recorded next, before anything else."""
-        asyncio.get_running_loop().call_soon(self._tell, batch)
+        asyncio.get_running_loop().call_soon(self._tell, batch, self._journal.stats.commit_us)
         if not self._leads:
             self._loop.fold(batch)
             return ()
@@ -188,8 +188,8 @@ class Scheduler:
         self._set_alarm()
         return units
 
-    def _tell(self, batch: Sequence[Recorded]) -> None:
-        self._translator.translate(batch)
+    def _tell(self, batch: Sequence[Recorded], commit_us: int) -> None:
+        self._translator.translate(batch, commit_us=commit_us)
         self._soon(self._notify())
 
     async def _notify(self) -> None:

@@ -108,6 +108,18 @@ def test_decisions_checkpoints_refusals_and_the_log_itself_are_measured() -> Non
     assert value(metrics, "workers") == 1
 
 
+def test_a_commit_is_measured_by_what_the_journals_total_grew() -> None:
+    metrics, log = Metrics(), a_life(a_request()).log
+    translator = Translator(metrics=metrics)
+    translator.warm(log[:2])
+    translator.translate(log[2:6], commit_us=3_000)
+    translator.translate(log[6:7], commit_us=4_000)
+    translator.translate(log[7:], commit_us=4_000)
+    assert value(metrics, "journal_append_seconds_count") == 2, "a batch that the journal did not time is left out"
+    assert value(metrics, "journal_append_seconds_sum") == 0.004
+    assert value(metrics, "journal_append_events_sum") == 5
+
+
 def test_slo_classes_beyond_the_bound_share_a_label() -> None:
     specs = [a_request(f"r{i}", slo_class=f"class-{i}") for i in range(40)]
     page = told(History().submit(*specs)).render().decode()

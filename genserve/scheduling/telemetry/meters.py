@@ -32,6 +32,7 @@ class Meters:
         self._trails = trails
         self._clock_us = clock_us
         self._classes: set[str] = set()
+        self._commit_us = 0
 
     def follow(self, changes: list[Change]) -> None:
         """Gauges only."""
@@ -50,8 +51,14 @@ class Meters:
         if handler is not None:
             handler(self, recorded, recorded.event, changes)
 
-    def settle(self, last: e.Recorded) -> None:
-        """Once per batch: how far the log has come, how late we hear of it, and the workers that are up."""
+    def settle(self, last: e.Recorded, *, events: int = 0, commit_us: int = 0) -> None:
+        """Once per batch: how far the log has come, how late we hear of it, and the workers that are up.
+
+        ``commit_us`` is the journal's running total, so a batch that it did not time is not counted as one of 0 s.
+        """
+        if commit_us > self._commit_us:
+            self._metrics.observe_append(seconds=(commit_us - self._commit_us) / SECOND, events=events)
+            self._commit_us = commit_us
         lag_us = max(0, self._clock_us() - last.recorded_us)
         self._metrics.journal_lag_seconds.set(lag_us / SECOND)
         self._metrics.journal_position.set(last.position)

@@ -69,8 +69,8 @@ class Translator:
                 self._excuse("warm", last, error)
         self._settle(last)
 
-    def translate(self, batch: Sequence[Recorded]) -> None:
-        """Tell of a committed batch."""
+    def translate(self, batch: Sequence[Recorded], *, commit_us: int = 0) -> None:
+        """Tell of a committed batch; ``commit_us`` is the journal's running total, up to and with this batch."""
         for recorded in batch:
             try:
                 changes = self._trails.watch(recorded)
@@ -82,13 +82,13 @@ class Translator:
                     tell(recorded, changes)
                 except Exception as error:
                     self._excuse(name, recorded, error)
-        self._settle(batch[-1] if batch else None)
+        self._settle(batch[-1] if batch else None, events=len(batch), commit_us=commit_us)
 
-    def _settle(self, last: Recorded | None) -> None:
+    def _settle(self, last: Recorded | None, *, events: int = 0, commit_us: int = 0) -> None:
         if self._meters is None or last is None:
             return
         try:
-            self._meters.settle(last)
+            self._meters.settle(last, events=events, commit_us=commit_us)
         except Exception as error:
             self._excuse("metrics", last, error)
 
