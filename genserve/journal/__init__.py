@@ -25,11 +25,10 @@ from genserve.journal.errors import (
 from genserve.journal.journal import Journal
 from genserve.journal.memory import MemoryStorage
 from genserve.journal.open import open_reader, open_storage
-from genserve.journal.views import DELETED, LATENTS, ArtifactRow, RequestRow
+from genserve.journal.views import LATENTS, ArtifactRow, RequestRow
 
 __all__ = [
     "ANY",
-    "DELETED",
     "LATENTS",
     "ArtifactRow",
     "Fenced",

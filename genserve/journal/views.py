@@ -16,10 +16,6 @@ from genserve.domain import events as e
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.request import RequestSpec, Stage, Status
 
-DELETED = "deleted"
-"""The reason of a CancelRequested whose sender does not want to see the request again."""
-
-
 LATENTS = "latents"
 """The kind of an artifact that holds a checkpoint."""
 
@@ -217,8 +213,8 @@ def _failed(row: RequestRow, event: e.RequestFailed, recorded: e.Recorded) -> Re
     return _ended(row, Status.FAILED, recorded, event.code, event.message)
 
 
-def _cancel_requested(row: RequestRow, event: e.CancelRequested, _recorded: e.Recorded) -> RequestRow:
-    return replace(row, is_deleted=row.is_deleted or event.reason == DELETED)
+def _deleted(row: RequestRow, _event: e.RequestDeleted, _recorded: e.Recorded) -> RequestRow:
+    return replace(row, is_deleted=True)
 
 
 def _ended(row: RequestRow, status: Status, recorded: e.Recorded, code: str = "", message: str = "") -> RequestRow:
@@ -240,7 +236,6 @@ def _text(value: str) -> str:
 
 
 _HANDLERS: dict[type[e.Event], _Handler] = {
-    e.CancelRequested: _cancel_requested,
     e.StageStarted: _stage_started,
     e.StepsFinished: _steps_finished,
     e.StageFinished: _stage_finished,
@@ -250,4 +245,5 @@ _HANDLERS: dict[type[e.Event], _Handler] = {
     e.RequestCompleted: _completed,
     e.RequestCancelled: _cancelled,
     e.RequestFailed: _failed,
+    e.RequestDeleted: _deleted,
 }

@@ -8,7 +8,7 @@ import pytest
 
 from genserve.domain import events as e
 from genserve.domain.request import Artifact, Stage
-from genserve.journal import DELETED, LATENTS, Journal, Unit
+from genserve.journal import LATENTS, Journal, Unit
 from genserve.journal.views import RequestRow
 from tests.journal.helpers import Clock, Opener, running, submitted
 
@@ -108,7 +108,7 @@ class ViewContract:
             for i in range(7):
                 await journal.append([submitted(f"v{i}", arrival_us=100 - i // 2, shape=a_video())])
             await journal.append([submitted("img"), submitted("foreign", tenant="other", shape=a_video())])
-            await tell(journal, e.CancelRequested(DELETED), request_id="v3")
+            await tell(journal, e.RequestDeleted(), request_id="v3")
             reader = journal.reader
             newest = reader.list_requests("video", limit=4)
             older = reader.list_requests("video", after_id=newest[-1].request_id, limit=4)
