@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from genserve.domain.cluster import ClusterState, Request
-from genserve.domain.plan import Plan
+from genserve.domain.plan import Plan, Waiting
 from genserve.domain.request import Media, RequestSpec, Status
 from genserve.planners.assign import Wish, assign
 from genserve.planners.interface import Policy
@@ -42,13 +42,16 @@ class StaticSp(Policy, frozen=True):
         waiting.sort(key=lambda r: (-r.spec.priority, r.submitted_us, r.request_id))
         wishes = []
         free = sum(not w.queue for w in state.workers.values())
+        blocked: list[Waiting] = []
         for request in waiting:
             degree = min(self.degree_of(state, request), largest)
-            if degree > free and not self.backfill:
-                break
+            if blocked or (degree > free and not self.backfill):
+                blocked.append(Waiting(request.request_id, "arrival order: requests before it hold the GPUs"))
+                continue
             free -= degree
             wishes.append(Wish((request.request_id,), degree, f"arrival order, degree {degree} for its shape"))
-        return assign(state, wishes, preemptive=False)
+        plan = assign(state, wishes, preemptive=False)
+        return Plan(plan.actions, (*plan.waiting, *blocked), plan.note)
 
     def degree_of(self, state: ClusterState, request: Request) -> int:
         spec = request.spec

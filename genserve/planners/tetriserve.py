@@ -78,11 +78,14 @@ class TetriServe(Policy, frozen=True):
     def _within_round(self, view: View, tasks: list[Task], wake_us: int, *, began_us: int) -> Plan:
         """Between round starts nobody is stopped and arrivals wait; what was stopped goes on as GPUs come free."""
         known = [t for t in tasks if t.is_idle and t.request.submitted_us <= began_us]
+        news = [t.request_id for t in tasks if t.is_idle and not t.request.told]
+        told = tuple(Waiting(r, "arrived during a round") for r in news)
         if not known or not view.free_count:
-            return Plan(note="between rounds", wake_at_us=wake_us)
+            return Plan((), told, "between rounds", wake_us)
         plan = plan_for(view, _Round(self, view, known, view.free_count).targets(), self._style(is_eager=False))
         starts = tuple(a for a in plan.actions if isinstance(a, Start))
-        return Plan(starts, (), "between rounds", wake_us)
+        started = {r for a in starts for r in a.request_ids}
+        return Plan(starts, tuple(w for w in told if w.request_id not in started), "between rounds", wake_us)
 
     def _style(self, *, is_eager: bool) -> Style:
         grows = self.placement_preservation

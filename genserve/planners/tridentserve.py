@@ -55,7 +55,9 @@ class TridentServe(Policy, frozen=True):
     def plan(self, state: ClusterState, memory: Any) -> Plan:
         next_us = memory + self.every_ms * 1000
         if state.clock_us < next_us:
-            return Plan(note="dispatches twice a second at most", wake_at_us=next_us)
+            news = [r.request_id for r in state.requests.values() if r.is_idle and not r.told]
+            told = tuple(Waiting(r, "waits for the next dispatch") for r in sorted(news))
+            return Plan(waiting=told, note="dispatches twice a second at most", wake_at_us=next_us)
         view = View(state)
         waiting = [t for t in view.tasks if t.is_idle]
         waiting.sort(key=lambda t: (t.arrival_us, t.request_id))

@@ -79,6 +79,7 @@ class Fleet:
         self._agenda = agenda
         self._truth = truth
         self._progress_us = progress_us
+        self._is_settling = False
         self._jobs: dict[str, Job] = {}
         self._queues: dict[str, list[str]] = {}
         self._followers: dict[str, list[str]] = {}
@@ -110,9 +111,12 @@ class Fleet:
         stale = [
             r for r, s in self._samples.items() if r not in state.requests or state.requests[r].attempt != s.attempt
         ]
+        self._is_settling = True
         for request_id in stale:
             self._leave_all(request_id)
             del self._samples[request_id]
+        self._is_settling = False
+        self._start_ready(tuple(self._jobs))
 
     def dispatch(self, recorded: e.Recorded) -> None:
         """Do what a committed decision says."""
@@ -151,6 +155,8 @@ class Fleet:
         return sample
 
     def _start_ready(self, candidates: Iterable[str]) -> None:
+        if self._is_settling:
+            return
         for segment_id in candidates:
             job = self._jobs.get(segment_id)
             if job is None or job.is_running or job.after in self._jobs:
