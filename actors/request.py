@@ -23,6 +23,10 @@ from genserve.scheduling import protocol as p
 from genserve.scheduling.files import remove, write_durably
 from genserve.scheduling.life import Life, facts_of, grow, imagine, without_superseded
 from genserve.scheduling.results import encode_preview, encode_results
+from observability.logging import get_logger
+
+MAX_MESSAGE = 500
+"""Characters of an error's text that go into the log."""
 
 
 class RequestActorSettings(Struct, frozen=True):
@@ -68,16 +72,25 @@ class RequestActor:
                 self._charges.pop(request_id, None)
 
     async def report(self, request_id: str, reports: Sequence[p.AnyReport]) -> None:
-        """Take a worker's reports in; when this returns their facts are in the log."""
+        """Take a worker's reports in; when this returns their facts are in the log.
+
+        Raises GenServeError ``request_not_found`` for a request that was never submitted.
+        """
         charge = await self._find_charge(request_id)
         async with charge.mailbox:
             await charge.take_in(reports)
+        if charge.life.has_ended:
+            await self.release(request_id)
 
     async def _find_charge(self, request_id: str) -> _Charge:
         charge = self._charges.get(request_id)
         if charge is None:
             charge = self._charges[request_id] = _Charge(self._journal, request_id, self._settings)
-        await charge.ready()
+        try:
+            await charge.ready()
+        except GenServeError:
+            self._charges.pop(request_id, None)
+            raise
         return charge
 
 
@@ -98,23 +111,34 @@ class _Charge:
 
     @property
     def spec(self) -> RequestSpec:
-        if self.life.spec is None:
-            raise GenServeError("request_not_found", f"{self._request_id} was never submitted")
+        assert self.life.spec is not None, "ready() was awaited"
         return self.life.spec
 
     async def ready(self) -> None:
         async with self.mailbox:
             if self.life.spec is None:
                 await self._stream.recover()
+            if self.life.spec is None:
+                raise GenServeError("request_not_found", f"{self._request_id} was never submitted")
 
     async def take_in(self, reports: Sequence[p.AnyReport]) -> None:
-        try:
-            for report in without_superseded(reports):
+        """Record what reports say; those about an attempt that is over say nothing."""
+        for report in without_superseded(reports):
+            try:
                 await self._take_in_one(report)
-        except GenServeError as error:
-            if error.code != "stale_attempt":
-                raise
-            self._progress = None
+            except GenServeError as error:
+                if error.code != "stale_attempt":
+                    raise
+            except Exception as error:
+                await self._note_failure(report, error)
+
+    async def _note_failure(self, report: p.AnyReport, error: Exception) -> None:
+        """A full disk, frames that cannot be encoded: without its result an attempt has failed, else work goes on."""
+        text = f"{type(error).__name__}: {error}"[:MAX_MESSAGE]
+        get_logger("genserve.request").error("not stored", request_id=self._request_id, reason=text)
+        if isinstance(report, p.Ended):
+            failed = e.AttemptFailed(report.attempt, "result_not_stored", text)
+            await self._append(lambda life: [] if life.has_ended or life.attempt > failed.attempt else [failed])
 
     async def _take_in_one(self, report: p.AnyReport) -> None:
         match report:
@@ -144,7 +168,12 @@ class _Charge:
             first = facts_of(life, progress) if progress else []
             return first + decide(imagine(life, first))
 
-        await self._stream.record(facts)
+        try:
+            await self._stream.record(facts)
+        except GenServeError as error:
+            if progress is None or error.code != "stale_attempt":
+                raise
+            await self._stream.record(decide)
 
     async def part(self) -> None:
         """Leave nothing behind but rows: progress is appended, checkpoints of an ended request are removed."""

@@ -14,13 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from actors.framework.runtime import Runtime, UnreachableError
+from actors.framework.runtime import Runtime
 from actors.outbox import Outbox
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.files import read_verified
 from genserve.scheduling.segments import LEAVING, Assignment, Revision, Runner, run_segment
+from observability.logging import get_logger
 
 MAX_REMEMBERED = 1_000
 """Ended segments whose ids are kept, so that a repeated command is recognised."""
@@ -194,34 +195,40 @@ class Worker:
                     revision.skip = (*revision.skip, report.request_id)
         self._outbox.post(actor, report)
 
-    async def _fetch(self, command: p.RunSegment, revision: Revision) -> dict[str, bytes]:
+    async def _fetch(self, command: p.RunSegment, revision: Revision) -> dict[str, bytes | None]:
         """Latents that another worker or the disk holds, for members that this one does not."""
         if command.stage is Stage.ENCODE:
             return {}
         runner = self._require_runner()
-        found = {}
+        found: dict[str, bytes | None] = {}
         for member in command.members:
             is_out = member.request_id in revision.drop or member.request_id in revision.skip
-            is_needed = not is_out and not runner.holds(member.request_id, member.attempt)
-            content = await self._fetch_one(member, command.from_step) if is_needed else None
-            if content is not None:
-                found[member.request_id] = content
+            if not is_out and not runner.holds(member.request_id, member.attempt):
+                found |= await self._fetch_one(member, command.from_step)
         return found
 
-    async def _fetch_one(self, member: p.Member, step: int | None) -> bytes | None:
-        if member.home and member.home != self.worker_id:
-            with contextlib.suppress(UnreachableError, GenServeError):
-                moved: bytes | None = await self._runtime.find(member.home).ask(
-                    "hand_over", member.request_id, member.attempt
-                )
-                if moved is not None:
-                    return moved
+    async def _fetch_one(self, member: p.Member, step: int | None) -> dict[str, bytes | None]:
+        """From its home, else from disk; nothing where neither is of that step."""
+        moved = await self._move_in(member)
         checkpoint = member.checkpoint
+        if moved is not None:
+            return {member.request_id: moved}
         if checkpoint is None or (step is not None and checkpoint.step != step):
+            return {}
+        read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
+        return {member.request_id: await read}
+
+    async def _move_in(self, member: p.Member) -> bytes | None:
+        """What the home gives up; without an answer disk is the truth, so no error matters here."""
+        if member.home in ("", self.worker_id):
             return None
-        return await asyncio.get_running_loop().run_in_executor(
-            self._files, read_verified, checkpoint.uri, checkpoint.sha256
-        )
+        try:
+            home = self._runtime.find(member.home)
+            moved: bytes | None = await home.ask("hand_over", member.request_id, member.attempt)
+        except Exception as error:
+            get_logger("genserve.worker").warning("not handed over", request_id=member.request_id, reason=str(error))
+            return None
+        return moved
 
     def _end(self, segment_id: str) -> None:
         del self._revisions[segment_id]

@@ -9,8 +9,12 @@ from typing import Generic, TypeVar
 from actors.framework.runtime import Ref, UnreachableError
 from genserve.domain.events import AnyEvent, Recorded
 from genserve.errors import Unavailable
+from genserve.journal.errors import JournalStopped
 
 S = TypeVar("S")
+AWAY = (UnreachableError, Unavailable, JournalStopped)
+"""The journal's actor is dead, without its database, or about to be replaced: it will be back."""
+
 RETRY_S = 0.2
 
 
@@ -33,7 +37,7 @@ class EventSourced(Generic[S]):
         while True:
             try:
                 self._absorb(await self._journal.ask("read_stream", self.stream, self.version))
-            except (UnreachableError, Unavailable):
+            except AWAY:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
@@ -51,7 +55,7 @@ class EventSourced(Generic[S]):
                 return
             try:
                 is_recorded, recorded = await self._journal.ask("extend", self.stream, self.version, events)
-            except (UnreachableError, Unavailable):
+            except AWAY:
                 await asyncio.sleep(RETRY_S)
                 await self.recover()
                 continue

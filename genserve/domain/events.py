@@ -118,6 +118,11 @@ class AttemptFailed(Event, frozen=True):
     message: str
     retryable: bool = True
 
+    @property
+    def spoils_checkpoint(self) -> bool:
+        """Whether the checkpoint itself is no good, so that the next attempt begins at step 0."""
+        return self.code in ("checkpoint_lost", "checkpoint_corrupt", "checkpoint_mismatch")
+
 
 class RequestCompleted(Event, frozen=True):
     attempt: int

@@ -157,6 +157,8 @@ def _latents_checkpointed(draft: Draft, event: e.LatentsCheckpointed, recorded: 
 def _attempt_failed(draft: Draft, event: e.AttemptFailed, recorded: e.Recorded) -> None:
     request = draft.find(recorded)
     if request is not None and event.attempt == request.attempt:
+        if event.spoils_checkpoint:
+            request = replace(request, checkpoint=None)
         next_attempt(draft, request, failures=1, fatal="" if event.retryable else event.code)
 
 

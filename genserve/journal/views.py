@@ -198,7 +198,8 @@ def _attempt_failed(row: RequestRow, event: e.AttemptFailed, _recorded: e.Record
     if event.attempt < row.attempt:
         return row
     status = Status.WAITING.value
-    return replace(row, status=status, attempt=event.attempt + 1, steps_done=row.checkpoint_step)
+    kept = 0 if event.spoils_checkpoint else row.checkpoint_step
+    return replace(row, status=status, attempt=event.attempt + 1, steps_done=kept, checkpoint_step=kept)
 
 
 def _completed(row: RequestRow, _event: e.RequestCompleted, recorded: e.Recorded) -> RequestRow:

@@ -59,7 +59,9 @@ def _grown(life: Life, event: e.AnyEvent) -> Life:  # noqa: PLR0911 - one return
         case e.ArtifactStored() if event.artifact.kind == "partial":
             return replace(life, previews=max(life.previews, event.index + 1))
         case e.AttemptFailed():
-            return replace(life, attempt=event.attempt + 1, finished=(*life.finished, life.segment_id))
+            kept = None if event.spoils_checkpoint else life.checkpoint
+            finished = (*life.finished, life.segment_id)
+            return replace(life, attempt=event.attempt + 1, finished=finished, checkpoint=kept)
         case e.RequestCompleted() | e.RequestCancelled() | e.RequestFailed():
             return replace(life, has_ended=True)
     return life

@@ -17,6 +17,9 @@ from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 
+MAX_MESSAGE = 500
+"""Characters of an error's text that go into a report."""
+
 Post = Callable[[p.AnyReport], None]
 Held = Callable[[], bytes]
 
@@ -47,7 +50,10 @@ class Runner(Protocol):
         """Give up what is held for a request: a function that serialises it, or None if nothing is held."""
 
     def restore(self, member: p.Member, content: bytes) -> None:
-        """Hold what a checkpoint file's bytes describe; raises GenServeError ``invalid_checkpoint``."""
+        """Hold what a checkpoint file's bytes describe.
+
+        Raises GenServeError ``checkpoint_corrupt`` or ``checkpoint_mismatch``.
+        """
 
     def encode(self, members: tuple[p.Member, ...]) -> None:
         """Embed the prompts; held afterwards."""
@@ -97,11 +103,14 @@ class Revision:
 
 
 class Assignment(Struct, frozen=True):
-    """A segment about to run: the command, what may still change about it, and latents that were fetched for it."""
+    """A segment about to run: the command, what may still change about it, and latents that were fetched for it.
+
+    Latents are the bytes of a checkpoint file, or None for a member whose checkpoint cannot be read.
+    """
 
     command: p.RunSegment
     revision: Revision
-    fetched: dict[str, bytes]
+    fetched: dict[str, bytes | None]
 
 
 LEAVING = (p.Stopped, p.Dropped, p.Failed)
@@ -112,16 +121,13 @@ def run_segment(runner: Runner, assignment: Assignment, post: Post, files: Execu
     """Run the segment to its end, a stop or a failure; every member gets its reports, and nothing is raised."""
     run = _SegmentRun(runner, assignment, post, files)
     try:
-        for member in run.members:
-            if member.request_id in assignment.fetched:
-                runner.restore(member, assignment.fetched[member.request_id])
         run.run()
     except GenServeError as error:
-        run.fail(error.code, error.message)
+        run.fail(run.members, error.code, error.message)
     except MemoryError as error:
-        run.fail("out_of_memory", str(error))
+        run.fail(run.members, "out_of_memory", str(error))
     except Exception as error:
-        run.fail("stage_failed", f"{type(error).__name__}: {error}")
+        run.fail(run.members, "stage_failed", f"{type(error).__name__}: {error}")
 
 
 class _SegmentRun:
@@ -129,6 +135,7 @@ class _SegmentRun:
         self.runner = runner
         self.command = assignment.command
         self.revision = assignment.revision
+        self.fetched = assignment.fetched
         self.post = post
         self.files = files
         self.members = self.command.members
@@ -138,6 +145,7 @@ class _SegmentRun:
     def run(self) -> None:
         self.members = tuple(m for m in self.members if m.request_id not in self.revision.skip)
         self.leave_out()
+        self.restore()
         if not self.members:
             return
         if self.revision.stop:
@@ -146,6 +154,23 @@ class _SegmentRun:
             self.denoise()
         else:
             self.whole_stage()
+
+    def restore(self) -> None:
+        """Take fetched latents in; a member whose checkpoint is no good fails alone."""
+        for member in self.members:
+            try:
+                self.restore_one(member)
+            except GenServeError as error:
+                self.members = tuple(m for m in self.members if m is not member)
+                self.fail((member,), error.code, error.message)
+
+    def restore_one(self, member: p.Member) -> None:
+        if member.request_id not in self.fetched:
+            return
+        content = self.fetched[member.request_id]
+        if content is None:
+            raise GenServeError("checkpoint_lost", f"the checkpoint of {member.request_id} is gone or not as written")
+        self.runner.restore(member, content)
 
     # ── encode and decode ────────────────────────────────────────────────────────────────────────────────
 
@@ -248,10 +273,10 @@ class _SegmentRun:
                 "wrong_step", f"{self.command.segment_id} goes on at step {expected}, the latents are at {step}"
             )
 
-    def fail(self, code: str, message: str) -> None:
-        for member in self.members:
+    def fail(self, members: tuple[p.Member, ...], code: str, message: str) -> None:
+        for member in members:
             self.runner.forget(member.request_id)
-            self.tell(p.Failed, member, code, message, True)
+            self.tell(p.Failed, member, code, message[:MAX_MESSAGE], True)
 
     def elapsed_us(self) -> int:
         return (time.perf_counter_ns() - self.began_ns) // 1000
