@@ -5,11 +5,14 @@ exclusivity       a GPU runs one segment at a time
 causality         effects follow causes: segments run only after the decision that made them
 contiguous steps  within an attempt every denoising step is done once, in order
 monotone time     positions have no gaps and recorded time never falls
+
+A fact of an attempt that is over, or of a segment that a loss or a refusal took away, is late and not wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any
 
 from msgspec import Struct
@@ -39,25 +42,57 @@ def check_laws(history: Iterable[e.Recorded]) -> list[Violation]:
     return book.violations
 
 
+class _Standing(Enum):
+    """How a request stands to a segment that was decided for it."""
+
+    INSIDE = "inside"
+    LEFT = "left"
+    VOID = "void"
+
+
+class _Life(Struct):
+    """A live request: the steps done and by which attempt, the newest attempt, and its segments as decided."""
+
+    is_submitted: bool = False
+    attempt: int = 0
+    stepped_by: int = 0
+    done: int = 0
+    segments: dict[str, _Standing] = {}
+
+
+class _Segment(Struct, frozen=True):
+    """A segment as decided; kept while one of its members lives."""
+
+    members: tuple[str, ...]
+    workers: tuple[str, ...]
+
+
 class LawBook:
-    """Watches a log event by event with its own small memory, independent of ``evolve``."""
+    """Watches a log event by event with its own small memory, independent of ``evolve``.
+
+    Bounded by the live requests and the workers, but for names: of every request that has ended with its position, and
+    of every segment of such, since a name used twice is a broken law. About 0.4 kB for a request of three segments.
+    """
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
         self._position = 0
         self._recorded_us = 0
-        self._submitted: set[str] = set()
+        self._live: dict[str, _Life] = {}
         self._ended: dict[str, int] = {}
-        self._steps: dict[str, tuple[int, int]] = {}
-        self._decided: dict[str, Start] = {}
-        self._left: dict[str, set[str]] = {}
+        self._segments: dict[str, _Segment] = {}
+        self._past: set[str] = set()
         self._running: dict[str, str] = {}
+        self._incarnations: dict[str, int] = {}
 
     def watch(self, recorded: e.Recorded) -> None:
         self._check_order(recorded)
         stream = recorded.stream
         if stream.startswith(REQUEST_STREAM):
-            self._check_request(recorded, stream[len(REQUEST_STREAM) :])
+            request_id = stream[len(REQUEST_STREAM) :]
+            self._check_request(recorded, request_id)
+            if request_id in self._ended or self._is_late(self._life(request_id), recorded.event):
+                return
         watcher = _WATCHERS.get(type(recorded.event))
         if watcher is not None:
             watcher(self, recorded, recorded.event)
@@ -74,89 +109,163 @@ class LawBook:
         self._recorded_us = recorded.recorded_us
 
     def _check_request(self, recorded: e.Recorded, request_id: str) -> None:
-        name = type(recorded.event).__name__
+        name, ended = type(recorded.event).__name__, self._ended.get(request_id)
+        is_known = ended is not None or self._life(request_id).is_submitted
         if isinstance(recorded.event, e.RequestSubmitted):
-            if request_id in self._submitted:
+            if is_known:
                 self._broken("conservation", recorded, f"{request_id} submitted twice")
-            self._submitted.add(request_id)
-        elif request_id not in self._submitted:
+            elif ended is None:
+                self._life(request_id).is_submitted = True
+        elif not is_known:
             self._broken("conservation", recorded, f"{name} for {request_id}, which was never submitted")
-        elif request_id in self._ended and not isinstance(recorded.event, e.RequestDeleted):
-            self._broken("conservation", recorded, f"{name} for {request_id}, ended at {self._ended[request_id]}")
+        elif ended is not None and not isinstance(recorded.event, e.RequestDeleted):
+            self._broken("conservation", recorded, f"{name} for {request_id}, ended at {ended}")
 
-    def _plan_decided(self, recorded: e.Recorded, event: e.PlanDecided) -> None:
-        if event.input_position >= recorded.position:
-            self._broken("causality", recorded, f"decided on position {event.input_position}, which is not before it")
-        for action in event.actions:
-            if isinstance(action, Start):
-                if action.segment_id in self._decided:
-                    self._broken("causality", recorded, f"segment {action.segment_id} started twice")
-                self._decided[action.segment_id] = action
-                self._left[action.segment_id] = set(action.request_ids)
+    def _life(self, request_id: str) -> _Life:
+        """Of a request that has not ended, known or not."""
+        life = self._live.get(request_id)
+        if life is None:
+            life = self._live[request_id] = _Life()
+        return life
+
+    def _is_late(self, life: _Life, event: e.Event) -> bool:
+        if not isinstance(event, _OF_AN_ATTEMPT):
+            return False
+        if event.attempt < life.attempt:
+            return True
+        life.attempt = event.attempt
+        return not isinstance(event, e.AttemptFailed) and life.segments.get(event.segment_id) is _Standing.VOID
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _stage_started(self, recorded: e.Recorded, event: e.StageStarted) -> None:
         request_id = recorded.stream[len(REQUEST_STREAM) :]
-        start = self._decided.get(event.segment_id)
-        if start is None or request_id not in start.request_ids:
+        life = self._life(request_id)
+        if event.segment_id in life.segments:
+            life.segments[event.segment_id] = _Standing.INSIDE
+        else:
             self._broken("causality", recorded, f"{request_id} runs in {event.segment_id}, which nobody decided")
-        if event.stage is Stage.DENOISE:
-            self._expect_step(recorded, request_id, event.from_step)
+        if event.stage is Stage.DENOISE and event.from_step > life.done:
+            message = f"{request_id} goes on at step {event.from_step}, only {life.done} are done"
+            self._broken("contiguous steps", recorded, message)
         for worker_id in event.workers:
             other = self._running.get(worker_id, event.segment_id)
             if other != event.segment_id:
                 self._broken("exclusivity", recorded, f"{worker_id} runs {other} and {event.segment_id}")
             self._running[worker_id] = event.segment_id
 
-    def _expect_step(self, recorded: e.Recorded, request_id: str, step: int) -> None:
-        _, done = self._steps.get(request_id, (0, 0))
-        if step > done:
-            self._broken("contiguous steps", recorded, f"{request_id} goes on at step {step}, only {done} are done")
-
     def _steps_finished(self, recorded: e.Recorded, event: e.StepsFinished) -> None:
         """A later attempt may go back to a checkpoint; within an attempt the next step follows the last."""
         request_id = recorded.stream[len(REQUEST_STREAM) :]
-        attempt, done = self._steps.get(request_id, (0, 0))
-        starts_over = event.attempt > attempt and event.from_step <= done
-        if event.from_step != done and not starts_over:
-            self._broken("contiguous steps", recorded, f"{request_id} did step {event.from_step}, {done} were done")
-        self._steps[request_id] = (event.attempt, event.to_step)
-
-    def _start_over(self, recorded: e.Recorded, event: e.AttemptFailed) -> None:
-        self._leave(recorded.stream[len(REQUEST_STREAM) :])
+        life = self._life(request_id)
+        starts_over = event.attempt > life.stepped_by and event.from_step <= life.done
+        if event.from_step != life.done and not starts_over:
+            message = f"{request_id} did step {event.from_step}, {life.done} were done"
+            self._broken("contiguous steps", recorded, message)
+        life.stepped_by, life.done = event.attempt, event.to_step
 
     def _stage_finished(self, recorded: e.Recorded, event: e.StageFinished) -> None:
-        self._leave(recorded.stream[len(REQUEST_STREAM) :], event.segment_id)
+        self._leave(recorded.stream[len(REQUEST_STREAM) :], [event.segment_id], _Standing.LEFT)
 
     def _paused(self, recorded: e.Recorded, event: e.RequestPaused) -> None:
-        self._leave(recorded.stream[len(REQUEST_STREAM) :])
+        request_id = recorded.stream[len(REQUEST_STREAM) :]
+        self._leave(request_id, self._inside(request_id), _Standing.LEFT)
+
+    def _attempt_failed(self, recorded: e.Recorded, event: e.AttemptFailed) -> None:
+        request_id = recorded.stream[len(REQUEST_STREAM) :]
+        self._start_over(request_id)
+        self._life(request_id).attempt = event.attempt + 1
 
     def _end(self, recorded: e.Recorded, event: e.Event) -> None:
+        """Forget the request, and a segment with the last of its members."""
         request_id = recorded.stream[len(REQUEST_STREAM) :]
-        self._leave(request_id)
-        self._ended.setdefault(request_id, recorded.position)
+        self._start_over(request_id)
+        self._ended[request_id] = recorded.position
+        for name in self._live.pop(request_id).segments:
+            if not any(member in self._live for member in self._segments[name].members):
+                del self._segments[name]
+                self._past.add(name)
 
-    def _worker_gone(self, recorded: e.Recorded, event: e.WorkerLost | e.WorkerJoined) -> None:
-        segment_id = self._running.get(event.worker_id)
-        if segment_id is not None:
-            self._free(segment_id)
+    # ── workers and decisions ────────────────────────────────────────────────────────────────────────────
+
+    def _plan_decided(self, recorded: e.Recorded, event: e.PlanDecided) -> None:
+        if event.input_position >= recorded.position:
+            self._broken("causality", recorded, f"decided on position {event.input_position}, which is not before it")
+        for action in event.actions:
+            if isinstance(action, Start):
+                self._decide(recorded, action)
+
+    def _decide(self, recorded: e.Recorded, start: Start) -> None:
+        name = start.segment_id
+        if name in self._segments or name in self._past:
+            self._broken("causality", recorded, f"segment {name} started twice")
+        members = tuple(r for r in start.request_ids if r not in self._ended)
+        for request_id in members:
+            life = self._life(request_id)
+            life.segments[name] = _Standing.INSIDE
+        self._segments[name] = _Segment(members, start.workers)
+
+    def _joined(self, recorded: e.Recorded, event: e.WorkerJoined) -> None:
+        if event.incarnation > self._incarnations.get(event.worker_id, -1):
+            self._lose(event.worker_id)
+            self._incarnations[event.worker_id] = event.incarnation
+
+    def _lost(self, recorded: e.Recorded, event: e.WorkerLost) -> None:
+        if event.incarnation >= self._incarnations.get(event.worker_id, -1):
+            self._lose(event.worker_id)
+
+    def _lose(self, worker_id: str) -> None:
+        """Whoever is in a segment of this worker starts over; whoever has left it may yet be heard of."""
+        for name, segment in tuple(self._segments.items()):
+            for request_id in segment.members if worker_id in segment.workers else ():
+                life = self._live.get(request_id)
+                if life is not None and life.segments[name] is _Standing.INSIDE:
+                    self._start_over(request_id)
+                elif life is not None:
+                    life.segments[name] = _Standing.VOID
+        self._free(self._running.get(worker_id, ""))
 
     def _refused(self, recorded: e.Recorded, event: e.ActionRefused) -> None:
+        """What comes before the refused segment goes on; with nothing before it the request starts over."""
+        segment = self._segments.get(event.segment_id)
+        for request_id in segment.members if segment else ():
+            inside = self._inside(request_id)
+            if inside[:1] == [event.segment_id]:
+                self._start_over(request_id)
+            elif event.segment_id in inside:
+                self._leave(request_id, inside[inside.index(event.segment_id) :], _Standing.VOID)
         self._free(event.segment_id)
 
-    def _leave(self, request_id: str, segment_id: str | None = None) -> None:
+    # ── segments ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _inside(self, request_id: str) -> list[str]:
+        """The segments that it is in, as decided."""
+        life = self._live.get(request_id)
+        return [name for name, how in life.segments.items() if how is _Standing.INSIDE] if life else []
+
+    def _start_over(self, request_id: str) -> None:
+        self._leave(request_id, list(self._life(request_id).segments), _Standing.VOID)
+
+    def _leave(self, request_id: str, names: list[str], standing: _Standing) -> None:
         """A segment's group is free when the last member has left it."""
-        names = [segment_id] if segment_id else [s for s, members in self._left.items() if request_id in members]
+        life = self._life(request_id)
         for name in names:
-            members = self._left.get(name, set())
-            members.discard(request_id)
-            if not members:
+            if name in life.segments:
+                life.segments[name] = standing
+            if not self._is_inhabited(name):
                 self._free(name)
 
+    def _is_inhabited(self, name: str) -> bool:
+        segment = self._segments.get(name)
+        lives = (self._live.get(request_id) for request_id in (segment.members if segment else ()))
+        return any(life is not None and life.segments[name] is _Standing.INSIDE for life in lives)
+
     def _free(self, segment_id: str) -> None:
-        self._left.pop(segment_id, None)
         for worker_id in [w for w, s in self._running.items() if s == segment_id]:
             del self._running[worker_id]
 
+
+_OF_AN_ATTEMPT = (e.StageStarted, e.StepsFinished, e.StageFinished, e.RequestPaused, e.AttemptFailed)
 
 _WATCHERS: dict[type[e.Event], Callable[[LawBook, e.Recorded, Any], None]] = {
     e.PlanDecided: LawBook._plan_decided,
@@ -164,11 +273,11 @@ _WATCHERS: dict[type[e.Event], Callable[[LawBook, e.Recorded, Any], None]] = {
     e.StepsFinished: LawBook._steps_finished,
     e.StageFinished: LawBook._stage_finished,
     e.RequestPaused: LawBook._paused,
-    e.AttemptFailed: LawBook._start_over,
+    e.AttemptFailed: LawBook._attempt_failed,
     e.RequestCompleted: LawBook._end,
     e.RequestCancelled: LawBook._end,
     e.RequestFailed: LawBook._end,
-    e.WorkerJoined: LawBook._worker_gone,
-    e.WorkerLost: LawBook._worker_gone,
+    e.WorkerJoined: LawBook._joined,
+    e.WorkerLost: LawBook._lost,
     e.ActionRefused: LawBook._refused,
 }
