@@ -85,7 +85,10 @@ class _Round:
         self.ids = SegmentIds(view.state)
 
     def _degrees(self, task: Task) -> tuple[int, ...]:
-        return task.degrees if self.policy.elastic_sp else task.degrees[:1]
+        """Without elastic_sp a video keeps its first degree; without the solver everything runs on one GPU."""
+        if not self.policy.dp_solver:
+            return task.degrees[:1]
+        return task.degrees if self.policy.elastic_sp or not task.last else (task.last,)
 
     # ── stage 1: values and candidates ───────────────────────────────────────────────────────────────────
 
@@ -139,7 +142,7 @@ class _Round:
         return meets[: MAX_CANDIDATES - 1] or [self._efficient(task)]
 
     def _efficient(self, task: Task) -> int:
-        return max(k for k in task.degrees if task.tau[1] / task.tau[k] / k >= 0.8)
+        return max((k for k in task.degrees if task.tau[1] / task.tau[k] / k >= 0.8), default=task.degrees[0])
 
     def _laxity_us(self, task: Task, width: int) -> float:
         """Literal: steps left only. Ideal: with encode, decode and the price of the change."""

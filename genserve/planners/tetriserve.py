@@ -64,15 +64,17 @@ class TetriServe(Policy, frozen=True):
         round_us = self.round_us(state.costs)
         number, into = divmod(state.clock_us, round_us)
         wake_us = (number + 1) * round_us if state.requests else 0
-        is_round_start = self.continuous or (number > memory and into <= round_us // 20)
+        is_round_start = self.continuous or (number > memory and into <= round_us // 4)
+        began_us = state.clock_us if self.continuous else number * round_us
         view = View(state)
         if not view.gpus or not view.tasks:
             waiting = tuple(Waiting(t.request_id, "no worker has joined") for t in view.tasks)
             return Plan(waiting=waiting, note="nothing to plan", wake_at_us=wake_us if view.gpus else 0)
         tasks = [t for t in view.tasks if not t.is_bound]
         if not is_round_start:
-            return self._within_round(view, tasks, wake_us, began_us=number * round_us)
-        plan = plan_for(view, _Round(self, view, tasks, free_for(view)).targets(), self._style(is_eager=True))
+            return self._within_round(view, tasks, wake_us, began_us=began_us)
+        known = [t for t in tasks if t.request.submitted_us <= began_us]
+        plan = plan_for(view, _Round(self, view, known, free_for(view)).targets(), self._style(is_eager=True))
         return Plan(plan.actions, plan.waiting, f"round {number}", wake_us)
 
     def _within_round(self, view: View, tasks: list[Task], wake_us: int, *, began_us: int) -> Plan:
