@@ -1,0 +1,79 @@
+"""DiffServe's allocation: what a faithful implementation must show (list of the spec)."""
+
+from __future__ import annotations
+
+import pytest
+
+from genserve.planners.diffserve_allocation import Cascade, allocate, fid, heavy_share
+from genserve.simulate.cascades import load_cascade
+
+ONE, TWO, THREE = (load_cascade(n) for n in (1, 2, 3))
+SD_TURBO = {20: (0.32, 0.81), 24: (0.23, 0.63), 28: (0.17, 0.539), 32: (0.115, 0.469)}
+SDXS = {20: (0.375, 0.815), 24: (0.275, 0.672), 28: (0.235, 0.572), 32: (0.205, 0.505)}
+LIGHTNING = {4: 0.656, 8: 0.272, 12: 0.152, 16: 0.093, 20: 0.037, 24: 0.037, 28: 0.0, 32: 0.0}
+
+
+@pytest.mark.parametrize(("cascade", "table"), [(ONE, SD_TURBO), (TWO, SDXS)])
+def test_1_enumeration_gives_the_optimum_tables(cascade: Cascade, table: dict[int, tuple[float, float]]) -> None:
+    for demand, (threshold, share) in table.items():
+        found = allocate(cascade, workers=16, demand=demand)
+        assert abs(found.threshold - threshold) <= 0.011
+        assert abs(found.heavy_share - share) <= 0.03
+
+
+def test_1_the_third_cascade_comes_within_three_points_of_its_heavy_share() -> None:
+    for demand, share in LIGHTNING.items():
+        assert abs(allocate(THREE, workers=16, demand=demand).heavy_share - share) <= 0.03
+
+
+def test_2_the_latency_test_leaves_out_heavy_batches_that_cannot_make_the_slo() -> None:
+    assert max(allocate(ONE, workers=16, demand=d).heavy_batch for d in range(1, 33)) == 4
+    assert max(allocate(THREE, workers=16, demand=d).heavy_batch for d in range(1, 33)) == 2
+
+
+@pytest.mark.parametrize("cascade", [ONE, TWO, THREE])
+def test_3_the_threshold_never_rises_with_demand(cascade: Cascade) -> None:
+    found = [allocate(cascade, workers=16, demand=d).threshold for d in range(1, 40)]
+    assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("demand", [1, 7, 16, 23, 31])
+def test_4_throughput_holds_and_no_more_workers_are_used_than_there_are(demand: int) -> None:
+    found = allocate(ONE, workers=16, demand=demand)
+    assert found.light_workers + found.heavy_workers <= 16
+    assert found.light_workers * found.light_batch * 1000 / ONE.light_ms[found.light_batch] >= demand
+    heavy_rate = found.heavy_workers * found.heavy_batch * 1000 / ONE.heavy_ms[found.heavy_batch]
+    assert heavy_rate >= demand * found.heavy_share - 1e-6
+
+
+@pytest.mark.parametrize(("cascade", "light_share", "quality"), [(ONE, 0.4, 16.79), (TWO, 0.3, 16.97)])
+def test_5_up_to_16_per_second_everything_is_deferred_but_quality_wants_some_light_answers(
+    cascade: Cascade, light_share: float, quality: float
+) -> None:
+    assert allocate(cascade, workers=16, demand=16).heavy_share == 1.0
+    best = allocate(cascade, workers=16, demand=16, by_quality=True)
+    assert 1 - best.heavy_share == pytest.approx(light_share, abs=0.02)
+    assert fid(cascade, best.threshold) == pytest.approx(quality, abs=0.02)
+
+
+def test_5_where_capacity_binds_both_objectives_take_the_largest_heavy_share() -> None:
+    published, quality = (allocate(THREE, workers=16, demand=8, by_quality=q) for q in (False, True))
+    assert published.heavy_share == quality.heavy_share
+
+
+def test_6_overload_falls_back_to_all_light_instead_of_an_error() -> None:
+    found = allocate(ONE, workers=2, demand=500)
+    assert (found.is_fallback, found.light_workers, found.heavy_workers, found.threshold) == (True, 2, 0, 0.0)
+
+
+def test_6_queues_longer_than_the_slo_fall_back_too() -> None:
+    assert allocate(ONE, workers=16, demand=4, heavy_wait_s=6).is_fallback
+
+
+def test_10_full_light_share_has_the_worst_quality() -> None:
+    assert [round(fid(c, 0.0), 2) for c in (ONE, TWO, THREE)] == [22.77, 24.86, 33.27]
+
+
+def test_the_deferral_curve_is_whole_between_its_ends() -> None:
+    assert (heavy_share(ONE, 0.0), heavy_share(ONE, 1.0)) == (0.0, 1.0)
+    assert heavy_share(ONE, 0.075) == pytest.approx((0.36 + 0.449) / 2)
