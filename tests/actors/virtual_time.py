@@ -21,6 +21,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now_s = 0.0
         self._in_threads = 0
+        self._sleepers: set[threading.Event] = set()
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
@@ -43,11 +44,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return work
 
     def sleep_in_thread(self, seconds: float) -> None:
-        """For threads of ``run_in_executor``: wait for virtual time to pass."""
+        """For threads of ``run_in_executor``: wait for virtual time to pass. Ends with an error when the loop does."""
         is_over = threading.Event()
+        self._sleepers.add(is_over)
         self.call_soon_threadsafe(self._lay_down, seconds, is_over)
-        if not is_over.wait(PATIENCE_S):
-            raise TimeoutError("virtual time stands still")
+        if not is_over.wait(PATIENCE_S) or self.is_closed():
+            raise RuntimeError("virtual time stands still")
+        self._sleepers.discard(is_over)
+
+    def close(self) -> None:
+        super().close()
+        for sleeper in tuple(self._sleepers):
+            sleeper.set()
 
     def _lay_down(self, seconds: float, is_over: threading.Event) -> None:
         self._count(-1)
