@@ -52,6 +52,8 @@ from observability.tracing import setup_tracing
 
 NAME = "scheduler"
 MAX_WAIT_S = 30.0
+FLUSH_S = 5.0
+"""How long a stopping scheduler waits for a trace collector to take its last spans."""
 RETRY_S = 0.2
 ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
 
@@ -127,6 +129,8 @@ class Scheduler:
         for task in tuple(self._background):
             task.cancel()
         await self._journal.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._translator.close), FLUSH_S)
         return (*self._fleet.names, *self._pool.names)
 
     async def _start(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from observability.tracing import (
     setup_tracing,
     span_in,
 )
+from tests.observability.receiver import otlp_receiver
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -108,30 +108,18 @@ def test_the_standard_switches_turn_it_off(off: dict[str, str]) -> None:
 
 
 def test_with_an_endpoint_in_the_environment_spans_arrive_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    received: list[tuple[str, bytes]] = []
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *args: Any) -> None:
-            """Quiet."""
-
-    with HTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        monkeypatch.setenv(ENDPOINTS[0], f"http://127.0.0.1:{server.server_port}")
+    with otlp_receiver() as collector:
+        monkeypatch.setenv(ENDPOINTS[0], collector.url)
         tracing = setup_tracing()
         assert tracing.is_enabled
-        tracing.emit(a_span())
+        tracing.emit(a_span(parent=new_trace("caller"), links=[new_trace("decision")]))
         tracing.close()
-        server.shutdown()
-        thread.join()
-    ((path, body),) = received
-    assert path == "/v1/traces"
-    assert new_trace("r1").trace_id.to_bytes(16) in body
+    (span,) = collector.spans
+    assert collector.paths == {"/v1/traces"}
+    assert (span.trace_id, span.span_id) == (f"{new_trace('r1').trace_id:032x}", f"{new_trace('r1').span_id:016x}")
+    assert span.parent_id == f"{new_trace('caller').span_id:016x}"
+    assert span.links == (f"{new_trace('decision').span_id:016x}",)
+    assert (span.start_us, span.end_us, span.service) == (1_000, 2_000, "genserve")
 
 
 def test_tracing_without_processors_does_nothing() -> None:

@@ -41,6 +41,7 @@ class Translator:
     ) -> None:
         self._trails = Trails()
         self._log = log
+        self._tracing = tracing
         self._metrics = metrics
         self._meters = None if metrics is None else Meters(metrics, self._trails, clock_us)
         self._broken: set[str] = set()
@@ -83,6 +84,11 @@ class Translator:
                 except Exception as error:
                     self._excuse(name, recorded, error)
         self._settle(batch[-1] if batch else None, events=len(batch), commit_us=commit_us)
+
+    def close(self) -> None:
+        """Export the spans that still wait for it; blocks for as long as that takes."""
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _settle(self, last: Recorded | None, *, events: int = 0, commit_us: int = 0) -> None:
         if self._meters is None or last is None:
