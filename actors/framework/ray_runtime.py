@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,10 @@ class RayRuntime:
 
 
 class RayRef:
-    """Address of a Ray actor; looked up at the first call, so that holding one needs no cluster."""
+    """Address of a Ray actor; looked up at the first call, so that holding one needs no cluster.
+
+    After a failure it is looked up again: another actor may have got the name.
+    """
 
     def __init__(self, name: str, handle: ActorHandle[Any] | None = None) -> None:
         self.name = name
@@ -70,6 +74,7 @@ class RayRef:
         except RayTaskError as error:
             raise _cause(error) from None
         except (RayActorError, RayError) as error:
+            self._handle = None
             raise UnreachableError(f"{self.name} during {method}: {type(error).__name__}") from error
 
     async def _look_up(self) -> ActorHandle[Any]:
@@ -90,6 +95,10 @@ class _Skin:
     def __repr__(self) -> str:
         """How Ray's log lines name this process."""
         return self._name
+
+    async def pid(self) -> int:
+        """Of its process, for those who want to see it die."""
+        return os.getpid()
 
     async def ask(self, method: str, args: tuple[Any, ...]) -> Any:
         result = getattr(self._actor, method)(*args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.actors.cell import LocalCell, an_image, told
+from tests.actors.cell import LocalCell, an_image
 from tests.actors.virtual_time import run
 
 MakeCell = Callable[..., LocalCell]
@@ -15,7 +15,6 @@ def test_an_image_travels_from_submission_to_a_stored_result(make_cell: MakeCell
         cell = await make_cell().start()
         await cell.submit(an_image())
         await cell.finish("i1")
-        print(told(cell.log))
         assert cell.story("i1") == [
             "RequestSubmitted",
             "StageStarted",

@@ -1,0 +1,133 @@
+"""Random loads, random deaths, several in a row: client-side histories still add up. SEED=n repeats one soak run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from genserve.audit.replay import replay
+from genserve.domain import events as e
+from genserve.domain.request import RequestSpec
+from genserve.errors import Unavailable
+from genserve.journal.contract import Group
+from tests.actors.cell import ENDED, LocalCell, WatchedStorage, a_video, an_image, told
+from tests.actors.test_crashes import VICTIMS
+from tests.actors.virtual_time import START_US, run
+from tests.builders import SECOND
+
+SHORT = range(3)
+SOAK = [int(os.environ["SEED"])] if "SEED" in os.environ else range(100, 160)
+REQUESTS = 12
+DEATHS = 5
+PLANNERS = ("fifo", "sjf", "srtf", "edf")
+
+
+class Chaos:
+    """One run: what is sent, cancelled and killed follows from the seed."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.draw = random.Random(seed)
+        self.folder = folder
+        self.acknowledged: list[RequestSpec] = []
+        self.cancelled: set[str] = set()
+
+    async def main(self) -> LocalCell:
+        cell = await LocalCell(self.folder, planner=self.draw.choice(PLANNERS)).start()
+        assert isinstance(cell.storage, WatchedStorage)
+        cell.storage.after = self.killer(cell)
+        async with asyncio.timeout(3600):
+            await asyncio.gather(*(self.client(cell, i) for i in range(REQUESTS)))
+            await cell.finish(*(spec.request_id for spec in self.acknowledged))
+        return cell
+
+    def killer(self, cell: LocalCell) -> Callable[[Group], None]:
+        """Somebody dies behind each of some random positions; sometimes again during the recovery."""
+        positions = sorted(self.draw.sample(range(6, 150), DEATHS))
+
+        def watch(group: Group) -> None:
+            if positions and positions[0] <= group.last:
+                positions.pop(0)
+                self.draw.choice(VICTIMS)(cell)
+
+        return watch
+
+    async def client(self, cell: LocalCell, index: int) -> None:
+        draw = random.Random(self.draw.random())
+        await asyncio.sleep(draw.uniform(0, 6))
+        spec = self.spec(draw, index)
+        await persist(lambda: cell.submit(spec))
+        self.acknowledged.append(spec)
+        if draw.random() < 0.25:
+            await asyncio.sleep(draw.uniform(0, 2))
+            await persist(lambda: cell.gateway.cancel(spec.request_id, "changed my mind"))
+            self.cancelled.add(spec.request_id)
+
+    def spec(self, draw: random.Random, index: int) -> RequestSpec:
+        make = draw.choice((an_image, a_video))
+        deadline_us = START_US + int(draw.uniform(1, 30) * SECOND)
+        return make(f"r{index}", seed=draw.randrange(1000), deadline_us=deadline_us, steps=draw.randint(1, 8))
+
+
+async def persist(call: Callable[[], object]) -> None:
+    """As a client does: again, until somebody has answered."""
+    while True:
+        try:
+            await call()  # type: ignore[misc]
+        except Unavailable:
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
+@cache
+def pixels_alone(spec: RequestSpec, folder: Path) -> tuple[str, ...]:
+    """What the request gives when nothing else happens in the world."""
+
+    async def main() -> tuple[str, ...]:
+        cell = await LocalCell(folder / spec.request_id).start()
+        await cell.submit(spec)
+        await cell.finish(spec.request_id)
+        return cell.pixels(spec.request_id)[spec.request_id]
+
+    return run(main())
+
+
+def check(chaos: Chaos, cell: LocalCell) -> None:
+    log = cell.log
+    assert cell.violations() == [], told(log)
+    report = replay(log)
+    assert report.is_clean, str(report.first)
+    assert {spec.request_id for spec in chaos.acknowledged} == {f"r{i}" for i in range(REQUESTS)}
+    for spec in chaos.acknowledged:
+        status = cell.status(spec.request_id)
+        assert status in ENDED
+        assert status == "completed" or spec.request_id in chaos.cancelled, (spec.request_id, status)
+        if status == "completed":
+            alone = pixels_alone(spec, chaos.folder / "alone")
+            assert cell.pixels(spec.request_id)[spec.request_id] == alone
+            story = cell.story(spec.request_id)
+            assert story.count("RequestCompleted") == 1
+            assert "CancelRequested" not in story[: story.index("RequestCompleted")]
+    assert len({r.event_id for r in log if isinstance(r.event, e.RequestSubmitted)}) == REQUESTS
+
+
+def run_chaos(seed: int, folder: Path) -> None:
+    chaos = Chaos(seed, folder)
+    check(chaos, run(chaos.main()))
+
+
+@pytest.mark.parametrize("seed", SHORT)
+def test_a_short_run_of_random_deaths_loses_nothing(seed: int, tmp_path: Path) -> None:
+    run_chaos(seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SOAK)
+def test_a_soak_of_random_deaths_loses_nothing(seed: int, tmp_path: Path) -> None:
+    run_chaos(seed, tmp_path)
