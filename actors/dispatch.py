@@ -30,13 +30,13 @@ class Dispatch:
                 self._act(action)
 
     def resend(self) -> None:
-        """Send everything again that is under way: after a change of leader nobody knows what arrived."""
+        """Send everything again that is under way: after a change of leader nobody knows what arrived.
+
+        In the order in which it was decided, for all workers: two that share two segments must agree on the first.
+        """
         state = self._state()
-        for worker in sorted(state.workers.values(), key=lambda w: w.worker_id):
-            for segment_id in worker.queue:
-                segment = state.segments[segment_id]
-                if segment.leader == worker.worker_id:
-                    self._run(segment)
+        for segment in state.segments.values():
+            self._run(segment)
         for segment in state.segments.values():
             dropped = tuple(r for r in segment.request_ids if state.requests[r].stopping)
             if segment.yielding or dropped:
@@ -67,6 +67,7 @@ class Dispatch:
             from_step=segment.from_step,
             to_step=segment.to_step,
             after=segment.after,
+            generation=self._fleet.generation,
             checkpoint_every=self._checkpoint_every,
         )
         for worker_id in segment.workers:

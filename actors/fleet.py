@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from actors.link import Link, Record, WorkerSlot
+from actors.worlds import Worlds
 from genserve.domain.events import WorkerLost
 from genserve.domain.ids import worker_stream
 from genserve.scheduling import protocol as p
@@ -25,6 +27,7 @@ class Fleet:
         self._record = record
         self._on_loss = on_loss
         self._links: dict[str, Link] = {}
+        self._worlds = Worlds(self._ask, epoch=0)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -43,9 +46,15 @@ class Fleet:
         for worker_id in sorted(set(known) - set(self.names)):
             lost = WorkerLost(worker_id, known[worker_id], "not part of this cluster any more")
             await self._record(worker_stream(worker_id), lost)
+        self._worlds = Worlds(self._ask, epoch=epoch)
         self._links = {
             slot.worker_id: Link(
-                slot, record=self._record, epoch=epoch, known=known.get(slot.worker_id, 0), on_loss=self._on_loss
+                slot,
+                record=self._record,
+                epoch=epoch,
+                known=known.get(slot.worker_id, 0),
+                on_join=self._grow,
+                on_loss=partial(self._shrink, slot.worker_id),
             )
             for slot in self._slots
         }
@@ -60,7 +69,23 @@ class Fleet:
             for greeting in late:
                 greeting.cancel()
 
+    @property
+    def generation(self) -> int:
+        """Of the world whose groups the next segments run in."""
+        return self._worlds.generation
+
+    def _grow(self) -> None:
+        self._worlds.grow({name: link.node for name, link in self._links.items() if link.is_alive})
+
+    def _shrink(self, worker_id: str) -> None:
+        self._worlds.shrink(worker_id, self.alive)
+        self._on_loss()
+
+    async def _ask(self, worker_id: str, method: str, *arguments: object) -> object:
+        return await self._links[worker_id].ask_quietly(method, *arguments)
+
     def stop(self) -> None:
+        self._worlds.stop()
         for link in self._links.values():
             link.stop()
         for task in self._tasks:

@@ -32,19 +32,30 @@ class Link:
     """Keeps one slot filled and its comings and goings in the log.
 
     A death is noticed because a call that never returns breaks; the process is started again by its runtime and joins
-    anew. ``record`` returns when the fact is stored, however long the database is away.
+    anew. ``record`` returns when the fact is stored, however long the database is away. ``on_join`` is called before
+    the log hears of it, ``on_loss`` after.
     """
 
     def __init__(
-        self, slot: WorkerSlot, *, record: Record, epoch: int, known: int, on_loss: Callable[[], None]
+        self,
+        slot: WorkerSlot,
+        *,
+        record: Record,
+        epoch: int,
+        known: int,
+        on_join: Callable[[], None],
+        on_loss: Callable[[], None],
     ) -> None:
         self.worker_id = slot.worker_id
+        self.node = ""
+        self.is_alive = False
         self.joined = asyncio.Event()
         self._slot = slot
         self._record = record
         self._epoch = epoch
         self._known = known
         self._lost = 0
+        self._on_join = on_join
         self._on_loss = on_loss
         self._ref: Ref | None = None
         self._commands: deque[p.RunSegment | p.Revise] = deque()
@@ -105,7 +116,8 @@ class Link:
 
     async def _join(self, hello: p.Hello) -> None:
         """A new incarnation, or one that had been given up, is a fact; the fact may already bring it commands."""
-        self.is_alive = True
+        self.is_alive, self.node = True, hello.node
+        self._on_join()
         if hello.incarnation != self._known:
             await self._record(worker_stream(self.worker_id), _joined(hello))
         self._known = hello.incarnation

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Awaitable
 
 from actors.framework.runtime import Runtime, UnreachableError
 from genserve.errors import GenServeError
@@ -12,6 +14,8 @@ from genserve.scheduling.segments import LEAVING
 from observability.logging import get_logger
 
 RETRY_S = 0.2
+OWED_S = 10.0
+"""How long a beginning waits for another worker to tell what comes before it; then it does not answer any more."""
 CLOSING = (Ended, *LEAVING)
 
 
@@ -35,6 +39,7 @@ class Outbox:
         self._senders: dict[str, asyncio.Task[None]] = {}
         self._ends_untold: dict[int, str] = {}
         self._progress: dict[str, Stepped] = {}
+        self._owed: set[asyncio.Task[None]] = set()
         self._told = asyncio.Event()
 
     def post(self, actor: str, report: AnyReport) -> None:
@@ -53,6 +58,27 @@ class Outbox:
     def requests(self) -> tuple[str, ...]:
         """Requests with reports that nobody has acknowledged yet."""
         return tuple(self._waiting)
+
+    def owe(self, told: Awaitable[object]) -> None:
+        """What begins from now on is not told before ``told``: another worker's ends that come first in the log."""
+        self._count += 1
+        self._ends_untold[self._count] = ""
+        task = asyncio.create_task(self._wait_for_other(self._count, told))
+        self._owed.add(task)
+        task.add_done_callback(self._owed.discard)
+
+    async def drained(self) -> None:
+        """Until every end posted so far has been told."""
+        last = self._count
+        while any(number <= last for number in self._ends_untold):
+            self._told.clear()
+            await self._told.wait()
+
+    async def _wait_for_other(self, number: int, told: Awaitable[object]) -> None:
+        with contextlib.suppress(UnreachableError, TimeoutError):
+            await asyncio.wait_for(told, OWED_S)
+        self._ends_untold.pop(number, None)
+        self._told.set()
 
     async def _send(self, actor: str, request_id: str) -> None:
         queue = self._waiting[request_id]

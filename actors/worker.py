@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from actors.framework.runtime import Runtime
 from actors.outbox import Outbox
+from actors.teams import Teams
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
@@ -47,6 +48,7 @@ class Worker:
         self._revisions: dict[str, Revision] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._outbox = Outbox(runtime)
+        self._teams = Teams(runtime, worker_id, self._outbox)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-steps")
         self._files = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-files")
         self._waking: asyncio.Task[Runner] | None = None
@@ -89,6 +91,7 @@ class Worker:
 
     async def _load(self) -> Runner:
         runner = self._runner = await asyncio.get_running_loop().run_in_executor(self._thread, self._make_runner)
+        self._teams.runner = runner
         self._main = asyncio.create_task(self._work())
         return runner
 
@@ -103,6 +106,7 @@ class Worker:
         """Queue a segment, or refuse it with a code; a repeated command changes nothing."""
         refusal = self._find_refusal(command)
         if refusal is not None:
+            self._teams.refuse(command)
             return refusal
         known = command.segment_id in self._revisions or command.segment_id in self._ended
         if not known:
@@ -136,6 +140,30 @@ class Worker:
         """Requests with reports that nobody has acknowledged yet."""
         return self._outbox.requests()
 
+    # ── groups ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def host_world(self) -> int:
+        """The port of a new meeting point for the workers of this node."""
+        return await self._teams.host()
+
+    async def join_world(self, world: p.World) -> None:
+        """Form this worker's groups of a new generation; segments that run go on."""
+        await self._teams.join(world)
+
+    async def lose_peer(self, worker_id: str) -> None:
+        """Another worker is gone: whatever waits for it is let go."""
+        await self._teams.lose(worker_id)
+
+    async def give_up(self, segment_id: str) -> None:
+        """Another member refused a group segment: it will not run."""
+        self._teams.give_up(segment_id)
+
+    async def settled(self, segment_id: str) -> None:
+        """Returns when this worker's part in the order of the log is told: all before a segment that it follows in,
+        or that segment's own end, where it leads.
+        """
+        await self._teams.settled(segment_id)
+
     async def die(self) -> None:
         """End this process without ceremony; for chaos tests."""
         os._exit(1)
@@ -151,7 +179,7 @@ class Worker:
             return p.Answer("worker_not_ready", f"{self.worker_id} has not been greeted yet")
         if self.worker_id not in command.group:
             return p.Answer("not_in_group", f"{self.worker_id} is not in {command.group}")
-        if len(command.group) > 1:
+        if len(command.group) > 1 and not self._teams.is_possible:
             return p.Answer("unsupported_degree", f"{self.worker_id} runs alone, asked for {len(command.group)} GPUs")
         if command.model not in self._runner.models:
             return p.Answer("unknown_model", f"{self.worker_id} has no model {command.model!r}")
@@ -175,7 +203,9 @@ class Worker:
             assignment = Assignment(command, revision, await self._fetch(command, revision))
             loop = asyncio.get_running_loop()
             post = self._poster(loop, command)
-            await loop.run_in_executor(self._thread, run_segment, self._require_runner(), assignment, post, self._files)
+            run = await self._teams.enter(command) if len(command.group) > 1 else run_segment
+            await loop.run_in_executor(self._thread, run, self._require_runner(), assignment, post, self._files)
+            self._teams.leave(command)
             self._end(command.segment_id)
 
     def _poster(self, loop: asyncio.AbstractEventLoop, command: p.RunSegment) -> Callable[[p.AnyReport], None]:
@@ -197,7 +227,7 @@ class Worker:
 
     async def _fetch(self, command: p.RunSegment, revision: Revision) -> dict[str, bytes | None]:
         """Latents that another worker or the disk holds, for members that this one does not."""
-        if command.stage is Stage.ENCODE:
+        if command.stage is Stage.ENCODE or command.leader != self.worker_id:
             return {}
         runner = self._require_runner()
         found: dict[str, bytes | None] = {}

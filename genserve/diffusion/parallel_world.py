@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -46,6 +47,13 @@ def aligned_groups(roster: Sequence[str]) -> list[tuple[str, ...]]:
     return blocks
 
 
+class _Nothing:
+    """What is left of a group that was given up."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("the group was given up")
+
+
 class Group:
     """Two or more processes that take steps together. ``tensors`` carries activations, ``words`` the leader's word.
 
@@ -70,11 +78,16 @@ class Group:
         return self._lost.is_set()
 
     def lose(self) -> None:
-        """Give the group up for good. It is not destroyed: that would wait for the member that is gone."""
+        """Give the group up for good, which closes its connections and thereby lets the others go too.
+
+        It is aborted, not destroyed: that would wait for the member that is gone.
+        """
         self._lost.set()
-        for group in {self.tensors, self.words}:
+        for group in (self.tensors, self.words):
+            _forget(group)
             with contextlib.suppress(RuntimeError):
                 group.abort()
+        self.tensors = self.words = _Nothing()
 
     def say(self, leader: str, code: int, payload: bytes = b"") -> None:
         """The leader's word to all others; raises GenServeError ``group_lost``."""
@@ -143,7 +156,8 @@ class World:
         )
         self._groups: dict[tuple[str, ...], Group] = {}
         self._gone: set[str] = set()
-        self._lock = threading.Lock()
+        self._formed: Counter[tuple[str, ...]] = Counter()
+        self._locks: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
 
     def form(self) -> None:
         """Create every aligned group of two or more that this process is in, in the order that all others use."""
@@ -152,25 +166,25 @@ class World:
                 self.group(members)
 
     def group(self, members: Iterable[str]) -> Group:
-        """The group of those members, in any order; one that is not aligned is formed now, by its members.
+        """The group of those members, in any order.
 
+        One that is not aligned, or was given up while all its members live, is formed now, by its members.
         Raises GenServeError ``group_lost`` where a member is gone, ``group_not_formed`` where one does not come.
         """
-        ordered = tuple(sorted(members, key=self.roster.index))
-        with self._lock:
-            if self._gone & {*ordered}:
-                raise GenServeError("group_lost", f"{', '.join(sorted(self._gone & {*ordered}))} left the world")
-            if ordered not in self._groups:
-                self._groups[ordered] = self._form(ordered)
-            group = self._groups[ordered]
-        if group.is_lost:
-            raise GenServeError("group_lost", f"group {group.name} was given up")
+        ordered = tuple(name for name in self.roster if name in {*members})
+        missing = sorted({*members} - {*ordered} | self._gone & {*members})
+        if missing:
+            raise GenServeError("group_lost", f"{', '.join(missing)} is not in generation {self.generation}")
+        with self._locks[ordered]:
+            group = self._groups.get(ordered)
+            if group is None or group.is_lost:
+                group = self._groups[ordered] = self._form(ordered)
         return group
 
     def lose(self, member: str) -> None:
         """A process is gone: its groups are given up, whoever waits in one is let go."""
         self._gone.add(member)
-        for members, group in tuple(self._groups.items()):
+        for members, group in [*self._groups.items()]:
             if member in members:
                 group.lose()
 
@@ -180,13 +194,14 @@ class World:
             group.lose()
 
     def _form(self, members: tuple[str, ...]) -> Group:
-        name = f"{self.generation}/{'+'.join(members)}"
+        name = f"{self.generation}/{'+'.join(members)}#{self._formed[members]}"
         rank, size = members.index(self.me), len(members)
         try:
             tensors = self._process_group(f"{name}/tensors", rank, size, device=self._device, timeout=self._timeout)
             words = self._process_group(f"{name}/words", rank, size, device=torch.device("cpu"), timeout=FOR_EVER)
         except RuntimeError as error:
             raise GenServeError("group_not_formed", f"group {name}: {error}") from error
+        self._formed[members] += 1
         return Group(name, members, self.me, tensors=tensors, words=words)
 
     def _process_group(
@@ -206,6 +221,15 @@ class World:
         c10d._world.pg_map[group] = (label, store)
         c10d._world.pg_names[group] = c10d.GroupName(name)
         return group
+
+
+def _forget(group: Any) -> None:
+    """Drop what torch remembers about a group of ours, so that nothing but its users keeps it alive."""
+    name = c10d._world.pg_names.pop(group, None)
+    if name is not None:
+        c10d._world.pg_group_ranks.pop(group, None)
+        c10d._world.pg_map.pop(group, None)
+        c10d._unregister_process_group(name)
 
 
 def _gloo(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:

@@ -18,9 +18,12 @@ from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.load import load_model
+from genserve.diffusion.parallel_state import pack, unpack
+from genserve.diffusion.parallel_world import Group
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
-from genserve.scheduling.protocol import Member
+from genserve.scheduling.peers import Peers
+from genserve.scheduling.protocol import Member, World
 from genserve.scheduling.segments import Held
 
 P = ParamSpec("P")
@@ -38,10 +41,11 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Batch:
-    """Requests that share steps, in the order of the rows of ``denoising``."""
+    """Requests that share steps, in the order of the rows of ``denoising``, and the group that takes them."""
 
     members: tuple[Member, ...]
     denoising: Denoising
+    group: Any = None
 
 
 class Device:
@@ -57,6 +61,7 @@ class Device:
         }
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
+        self._peers = Peers(self.device)
 
     @property
     def memory_bytes(self) -> int:
@@ -130,14 +135,18 @@ class Device:
 
     def step(self, batch: _Batch) -> None:
         model = self._models[batch.denoising.model]
-        _run(model.step, batch.denoising)
-        model.synchronize()
+        self._peers.switch(model, batch.denoising, batch.group)
+        try:
+            _run(model.step, batch.denoising)
+            model.synchronize()
+        except RuntimeError as error:
+            raise error if batch.group is None else batch.group.broken(error) from error
 
     def without(self, batch: _Batch, request_ids: tuple[str, ...]) -> _Batch:
         keep = [i for i, member in enumerate(batch.members) if member.request_id not in request_ids]
         if not keep:
             return batch
-        return _Batch(tuple(batch.members[i] for i in keep), split(batch.denoising, keep))
+        return _Batch(tuple(batch.members[i] for i in keep), split(batch.denoising, keep), batch.group)
 
     def end(self, batch: _Batch) -> None:
         is_alone = len(batch.members) == 1
@@ -168,6 +177,30 @@ class Device:
 
     def _decode(self, denoising: Denoising) -> Any:
         return _run(self._models[denoising.model].decode, denoising)[0]
+
+    # ── groups ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def host_world(self) -> int:
+        return self._peers.host()
+
+    def join_world(self, me: str, world: World) -> None:
+        self._peers.join(me, world)
+
+    def lose_peer(self, worker_id: str) -> None:
+        self._peers.lose(worker_id)
+
+    def find_group(self, generation: int, members: tuple[str, ...]) -> Group:
+        return self._peers.group(generation, members)
+
+    def spread(self, batch: _Batch, group: Group) -> None:
+        self._peers.check(self._models[batch.denoising.model], batch.denoising, group.degree)
+        batch.group = group
+
+    def pack(self, batch: _Batch) -> bytes:
+        return pack(self._models[batch.denoising.model], batch.denoising)
+
+    def unpack(self, members: tuple[Member, ...], content: bytes) -> _Batch:
+        return _Batch(members, _run(unpack, self._models[members[0].spec.model], content))
 
 
 def pick_device(wish: str) -> str:

@@ -34,7 +34,8 @@ class Member(Struct, frozen=True):
 class RunSegment(Struct, frozen=True):
     """Queue a segment. It begins when the worker's earlier segments have ended.
 
-    ``from_step`` None means: where the request then stands. ``epoch`` is the scheduler's, ``generation`` the group's.
+    ``from_step`` None means: where the request then stands. ``epoch`` is the scheduler's; a group of two or more is
+    one of the world's ``generation``.
     """
 
     epoch: int
@@ -61,6 +62,14 @@ class Revise(Struct, frozen=True):
     segment_id: str
     stop: bool = False
     drop: tuple[str, ...] = ()
+
+
+class World(Struct, frozen=True):
+    """One generation of the workers of a node that can form groups: who, in rank order, and where they meet."""
+
+    generation: int
+    port: int
+    roster: tuple[str, ...]
 
 
 class Answer(Struct, frozen=True):

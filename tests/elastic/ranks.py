@@ -98,6 +98,10 @@ class Rank:
             return self.world.group(members).broken(error).code
         return "nothing"
 
+    def give_up(self, members: tuple[str, ...]) -> None:
+        assert self.world is not None
+        self.world.group(members).lose()
+
     def die(self) -> None:
         os._exit(0)
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.models, pytest.mark.timeout(300)]
 NAME = "tiny-wan"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trio(models_dir: Path) -> Iterator[Ranks]:
     """Three processes of their own in one world, to be killed."""
     ranks = Ranks(models_dir)
@@ -60,3 +60,15 @@ def test_a_rank_that_dies_mid_step_frees_its_group_and_comes_back_in_a_new_gener
     trio.form("r0", "r1", "r2")
     trio.ask(("r0",), "begin", NAME, generation)
     trio.ask(("r0", "r1"), "run", NAME, ("r0", "r1"), "r0", 2)
+
+
+def test_a_member_that_gives_a_group_up_lets_the_others_go_and_the_group_can_be_formed_again(trio: Ranks) -> None:
+    generation = a_generation(Catalog.load().get(NAME))
+    pair = ("r0", "r1")
+    trio.tell(("r1",), "broken", NAME, pair, "r0")
+    trio.ask(("r0",), "give_up", pair)
+    began = time.monotonic()
+    assert trio.hear("r1") == "group_lost"
+    assert time.monotonic() - began < 5
+    trio.ask(("r0",), "begin", NAME, generation)
+    trio.ask(pair, "run", NAME, pair, "r0", 2)

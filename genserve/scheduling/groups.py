@@ -1,0 +1,211 @@
+"""Segments that several workers run together: the leader drives, the others do what it says, at the same boundary.
+
+The leader runs the segment exactly as it would alone; this module puts a word to the others before each of its moves.
+Followers get the batch when they join, take the same steps, and drop it when they leave: the state's home is the
+leader. Everything here is synchronous and runs on the step thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+import msgspec
+
+from genserve.errors import GenServeError
+from genserve.scheduling import protocol as p
+from genserve.scheduling.segments import Assignment, Post, Runner, run_segment
+
+JOIN, STEP, SHED, LEAVE = 1, 2, 3, 4
+"""The leader's words: here is the batch; one step; without these requests; that was all."""
+
+
+class Channel(Protocol):
+    """The members' way to talk; raises GenServeError ``group_lost`` as soon as one of them is gone."""
+
+    def say(self, leader: str, code: int, payload: bytes = b"") -> None:
+        """The leader's word to all others."""
+
+    def hear(self, leader: str) -> tuple[int, bytes]:
+        """The leader's next word, however long it takes."""
+
+    def lose(self) -> None:
+        """Give the group up for good; may be called from any thread, and lets waiting members go."""
+
+
+class GroupRunner(Runner, Protocol):
+    """A Runner that can share steps with others of its kind. A world is formed beside running work."""
+
+    def host_world(self) -> int:
+        """The port of a new store, at which the members of one generation meet."""
+
+    def join_world(self, me: str, world: p.World) -> None:
+        """Form this worker's groups of that generation; raises GenServeError ``group_not_formed``."""
+
+    def lose_peer(self, worker_id: str) -> None:
+        """Give up every group with that worker."""
+
+    def find_group(self, generation: int, members: tuple[str, ...]) -> Channel:
+        """Raises GenServeError ``group_lost`` or ``group_not_formed``."""
+
+    def spread(self, batch: Any, group: Channel) -> None:
+        """The batch's next steps are taken by the group; raises GenServeError ``unsupported_degree``."""
+
+    def pack(self, batch: Any) -> bytes:
+        """The batch for those who join."""
+
+    def unpack(self, members: tuple[p.Member, ...], content: bytes) -> Any:
+        """A packed batch, to be stepped; nothing of it is held."""
+
+
+class JoinWord(msgspec.Struct, frozen=True):
+    """Who is in the batch, in the order of its rows, and the batch."""
+
+    request_ids: tuple[str, ...]
+    content: bytes
+
+
+class _Leader:
+    """The leader's runner, with a word to the others ahead of every move. Otherwise the runner it wraps."""
+
+    def __init__(self, runner: GroupRunner, channel: Channel, me: str) -> None:
+        self._runner = runner
+        self._channel = channel
+        self._me = me
+        self._has_left = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_runner"], name)
+
+    def begin(self, members: tuple[p.Member, ...]) -> Any:
+        batch = self._runner.begin(members)
+        self._runner.spread(batch, self._channel)
+        ids = tuple(member.request_id for member in members)
+        self._say(JOIN, msgspec.msgpack.encode(JoinWord(ids, self._runner.pack(batch))))
+        return batch
+
+    def step(self, batch: Any) -> None:
+        """A step that fails here fails everywhere: the others may be in the middle of an exchange."""
+        self._say(STEP)
+        try:
+            self._runner.step(batch)
+        except Exception:
+            self._channel.lose()
+            self._has_left = True
+            raise
+
+    def without(self, batch: Any, request_ids: tuple[str, ...]) -> Any:
+        self._say(SHED, msgspec.msgpack.encode(request_ids))
+        return self._runner.without(batch, request_ids)
+
+    def end(self, batch: Any) -> None:
+        self.leave()
+        self._runner.end(batch)
+
+    def leave(self) -> None:
+        """Let the others go, once; a group that is lost has nobody to be let go."""
+        if not self._has_left:
+            with contextlib.suppress(GenServeError):
+                self._say(LEAVE)
+        self._has_left = True
+
+    def _say(self, code: int, payload: bytes = b"") -> None:
+        try:
+            self._channel.say(self._me, code, payload)
+        except GenServeError:
+            self._has_left = True
+            raise
+
+
+class Membership:
+    """A worker's part in one group segment; ``give_up`` comes from the event loop when another member refuses."""
+
+    def __init__(self, me: str, command: p.RunSegment) -> None:
+        self._me = me
+        self._command = command
+        self._channel: Channel | None = None
+        self._is_given_up = False
+        self._lock = threading.Lock()
+
+    @property
+    def leads(self) -> bool:
+        return self._command.leader == self._me
+
+    def give_up(self) -> None:
+        """Nobody will come, or not everybody: whoever waits in this segment is let go."""
+        with self._lock:
+            self._is_given_up = True
+            if self._channel is not None:
+                self._channel.lose()
+
+    def run(self, runner: GroupRunner, assignment: Assignment, post: Post, files: Executor) -> None:
+        """This worker's part, to the end; the leader reports as it would alone, followers report nothing."""
+        if self.leads:
+            self._lead(runner, assignment, post, files)
+        else:
+            with contextlib.suppress(GenServeError):
+                self._follow(runner, self._open(runner))
+
+    def _lead(self, runner: GroupRunner, assignment: Assignment, post: Post, files: Executor) -> None:
+        try:
+            leader: Any = _Leader(runner, self._open(runner), self._me)
+        except GenServeError as error:
+            leader = _Absent(runner, error)
+        run_segment(leader, assignment, post, files)
+        leader.leave()
+
+    def _open(self, runner: GroupRunner) -> Channel:
+        channel = runner.find_group(self._command.generation, self._command.group)
+        with self._lock:
+            self._channel = channel
+            if self._is_given_up:
+                channel.lose()
+        return channel
+
+    def _follow(self, runner: GroupRunner, channel: Channel) -> None:
+        moves = _Follower(runner, channel, self._command)
+        try:
+            while moves.obey(*channel.hear(self._command.leader)):
+                pass
+        except Exception:
+            channel.lose()
+            raise
+
+
+class _Follower:
+    def __init__(self, runner: GroupRunner, channel: Channel, command: p.RunSegment) -> None:
+        self._runner = runner
+        self._channel = channel
+        self._members = {member.request_id: member for member in command.members}
+        self._batch: Any = None
+
+    def obey(self, code: int, payload: bytes) -> bool:
+        """One word; whether there will be more."""
+        if code == JOIN:
+            word = msgspec.msgpack.decode(payload, type=JoinWord)
+            self._batch = self._runner.unpack(tuple(self._members[r] for r in word.request_ids), word.content)
+            self._runner.spread(self._batch, self._channel)
+        elif code == STEP:
+            self._runner.step(self._batch)
+        elif code == SHED:
+            gone = msgspec.msgpack.decode(payload, type=tuple[str, ...])
+            self._batch = self._runner.without(self._batch, gone)
+        return code != LEAVE
+
+
+class _Absent:
+    """A runner whose group did not come about: it can do everything but begin."""
+
+    def __init__(self, runner: Runner, error: GenServeError) -> None:
+        self._runner = runner
+        self._error = error
+        self.leave: Callable[[], None] = lambda: None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_runner"], name)
+
+    def begin(self, members: tuple[p.Member, ...]) -> Any:
+        raise self._error

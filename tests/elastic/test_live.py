@@ -1,0 +1,115 @@
+"""Real workers on Ray: a running video changes its group between steps, and not one pixel changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from genserve.diffusion.catalog import Catalog
+from genserve.diffusion.load import load_model
+from genserve.domain.request import RequestSpec, Stage
+from genserve.scheduling import protocol as p
+from genserve.scheduling.device import generation_of
+from tests.elastic.live import WORKERS, Bench, a_member, a_spec
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.models,
+    pytest.mark.timeout(240),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bench(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    bench = await Bench(models_dir, tmp_path_factory.mktemp("bench")).start()
+    yield bench
+    await bench.stop()
+
+
+def undisturbed(models_dir: Path, spec: RequestSpec) -> np.ndarray:
+    """The frames of a run in this process that nothing touches."""
+    model = load_model(Catalog.load().get(spec.model), models_dir)
+    generation = generation_of(spec)
+    denoising = model.prepare([generation], model.encode([generation]))
+    while not denoising.is_done:
+        model.step(denoising)
+    return model.decode(denoising)[0]
+
+
+async def test_a_video_widened_narrowed_paused_and_moved_keeps_every_pixel(bench: Bench, models_dir: Path) -> None:
+    spec = a_spec("moving")
+    await bench.run(Stage.ENCODE, a_member(spec), ("worker-0",))
+    await bench.run(Stage.DENOISE, a_member(spec, "worker-0"), ("worker-0",), (0, 2))
+    await bench.run(Stage.DENOISE, a_member(spec, "worker-0"), WORKERS, (2, 4))
+    await bench.run(Stage.DENOISE, a_member(spec, "worker-0"), ("worker-0",), (4, 5))
+    running = await bench.begin(Stage.DENOISE, (a_member(spec, "worker-0"),), ("worker-1",), (5, 12))
+    await bench.pause(running, "worker-1")
+    paused = await bench.end(running, a_member(spec))
+    assert isinstance(paused, p.Stopped)
+    last = await bench.run(Stage.DENOISE, a_member(spec, "worker-1"), ("worker-1", "worker-0"), (paused.step, 12))
+    assert isinstance(last, p.Ended), last
+    made = await bench.run(Stage.DECODE, a_member(spec, "worker-1"), ("worker-1",))
+    assert np.array_equal(made.frames, undisturbed(models_dir, spec))
+
+
+async def test_a_group_told_to_pause_stops_at_one_boundary_and_goes_on_with_the_same_pixels(
+    bench: Bench, models_dir: Path
+) -> None:
+    spec = a_spec("pausing", seed=2, steps=40)
+    await bench.run(Stage.ENCODE, a_member(spec), ("worker-0",))
+    running = await bench.begin(Stage.DENOISE, (a_member(spec, "worker-0"),), WORKERS, (0, 40))
+    await bench.ear.ask("first", (p.Stepped,), running, "pausing")
+    await bench.pause(running, "worker-0")
+    paused = await bench.end(running, a_member(spec))
+    assert isinstance(paused, p.Stopped)
+    assert 0 < paused.step < 40
+    await bench.run(Stage.DENOISE, a_member(spec, "worker-0"), WORKERS, (paused.step, 40))
+    made = await bench.run(Stage.DECODE, a_member(spec, "worker-0"), ("worker-0",))
+    assert np.array_equal(made.frames, undisturbed(models_dir, spec))
+
+
+async def test_a_member_of_a_batch_is_cancelled_in_a_group_without_disturbing_the_other(
+    bench: Bench, models_dir: Path
+) -> None:
+    stays, goes = a_spec("stays", seed=3, steps=30), a_spec("goes", seed=4, steps=30)
+    members = [a_member(stays, "worker-0"), a_member(goes, "worker-0")]
+    running = await bench.begin(Stage.ENCODE, members, ("worker-0",))
+    await bench.end(running, members[0])
+    running = await bench.begin(Stage.DENOISE, members, WORKERS, (0, 30))
+    await bench.ear.ask("first", (p.Stepped,), running, "goes")
+    await bench.ask("worker-0", "obey", (p.Revise(1, running, drop=("goes",)),))
+    assert isinstance(await bench.end(running, members[1]), p.Dropped)
+    assert isinstance(await bench.end(running, members[0]), p.Ended)
+    made = await bench.run(Stage.DECODE, members[0], ("worker-0",))
+    difference = made.frames.astype(int) - undisturbed(models_dir, stays).astype(int)
+    assert abs(difference).max() <= 1, "a batch rounds differently in float32, by less than a shade"
+
+
+async def test_a_worker_that_dies_mid_step_frees_the_other_and_comes_back_in_a_new_generation(
+    bench: Bench, models_dir: Path
+) -> None:
+    spec = a_spec("orphan", seed=5, steps=60)
+    await bench.run(Stage.ENCODE, a_member(spec), ("worker-0",))
+    running = await bench.begin(Stage.DENOISE, (a_member(spec, "worker-0"),), WORKERS, (0, 60))
+    await bench.ear.ask("first", (p.Stepped,), running, "orphan")
+    with pytest.raises(Exception, match="worker-1"):
+        await bench.ask("worker-1", "die")
+    failed = await asyncio.wait_for(bench.end(running, a_member(spec)), 10)
+    assert (failed.code, failed.retryable) == ("group_lost", True)
+    alone = await bench.run(Stage.DENOISE, a_member(spec), ("worker-0",), (0, 3))
+    assert isinstance(alone, p.Ended)
+    busy = await bench.begin(Stage.DENOISE, (a_member(spec, "worker-0"),), ("worker-0",), (3, 50))
+    await bench.greet("worker-1")
+    bench.worlds.grow(dict.fromkeys(WORKERS, "node-0"))
+    assert isinstance(await bench.end(busy, a_member(spec)), p.Ended)
+    again = await bench.run(Stage.DENOISE, a_member(spec, "worker-0"), WORKERS, (50, 60))
+    assert isinstance(again, p.Ended), again
+    made = await bench.run(Stage.DECODE, a_member(spec, "worker-0"), ("worker-0",))
+    assert np.array_equal(made.frames, undisturbed(models_dir, spec))
