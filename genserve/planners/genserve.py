@@ -24,6 +24,7 @@ from genserve.planners.view import Task, View
 
 MAX_CANDIDATES = 4
 MAX_BATCH = 8
+RECOVERABLE = 1e6
 Value = tuple[int, float]
 
 
@@ -33,6 +34,10 @@ class Candidate(NamedTuple):
     width: int
     value: Value
     gpus: frozenset[str] = frozenset()
+
+    @property
+    def worth(self) -> float:
+        return worth(self.value)
 
 
 class _GenServe(Policy, frozen=True):
@@ -175,21 +180,21 @@ class _Round:
 
     # ── stage 2: knapsack over videos ────────────────────────────────────────────────────────────────────
 
-    def knapsack(self) -> list[tuple[Value, tuple[int, ...]]]:
+    def knapsack(self) -> Packing:
         """For each number of GPUs the best value and the widths, video by video; exact in the ideal form."""
         return best_widths([self.candidates(t) for t in self.videos], self.budget)
 
     # ── stage 3: join and act ────────────────────────────────────────────────────────────────────────────
 
     def solve(self) -> Plan:
-        image_values = self.image_values()
-        best: tuple[int, float, int] | None = None
-        widths: tuple[int, ...] = ()
-        for used, (value, chosen) in enumerate(self.knapsack()):
-            of_images = image_values[self.budget - used]
-            score = (value[0] + of_images[0], value[1] + of_images[1], -used)
-            if value[0] >= 0 and (best is None or score > best):
-                best, widths = score, chosen
+        """The split between videos and images with the best sum; among equals the one with fewer GPUs."""
+        images, packing = self.image_values(), self.knapsack()
+        scores = [
+            (value + worth(images[self.budget - used]), -used)
+            for used, value in enumerate(packing.values)
+            if value >= 0
+        ]
+        widths = packing.widths(-max(scores)[1])
         targets = [Target(t, w, w, "knapsack") for t, w in zip(self.videos, widths, strict=True) if w]
         return self._act(targets, self.budget - sum(widths))
 
@@ -270,31 +275,51 @@ class _Round:
         return [*fixed, *images, *victims, *queue]
 
 
-def best_widths(options: list[list[Candidate]], budget: int) -> list[tuple[Value, tuple[int, ...]]]:
-    """dp[b]: the best sum of values with b GPUs, one candidate per video, and its widths.
+def worth(value: Value) -> float:
+    """A pair as one number, in the same order: sums of the second part stay far below RECOVERABLE."""
+    return value[0] * RECOVERABLE + value[1]
+
+
+class Packing:
+    """dp[b]: the best sum with exactly b GPUs (-1 where there is none), and the widths that give it."""
+
+    def __init__(self, values: list[float], picks: list[list[int]]) -> None:
+        self.values = values
+        self._picks = picks
+
+    def widths(self, used: int) -> list[int]:
+        """Video by video, by following the back-pointers."""
+        found = []
+        for pick in reversed(self._picks):
+            found.append(pick[used])
+            used -= pick[used]
+        return found[::-1]
+
+
+def best_widths(options: list[list[Candidate]], budget: int) -> Packing:
+    """One candidate per video.
 
     Where candidates name GPUs, each must be disjoint from those on the one path its cell remembers, so that the answer
-    can miss the best one (M9.1); without GPUs the answer is exact.
+    can miss the best one (M9.1); without GPUs the answer is exact. A video none of whose candidates fits gets nothing.
     """
-    none: tuple[Value, tuple[int, ...], frozenset[str]] = ((-1, 0.0), (), frozenset())
-    dp = [none] * (budget + 1)
-    dp[0] = ((0, 0.0), (), frozenset())
+    values, held = [0.0] + [-1.0] * budget, [frozenset[str]()] * (budget + 1)
+    picks: list[list[int]] = []
     for candidates in options:
-        row = [none] * (budget + 1)
-        for used, (value, widths, gpus) in enumerate(dp):
-            if value[0] < 0:
-                continue
-            for c in candidates:
-                total = used + c.width
-                if total > budget or (c.gpus and gpus & c.gpus):
+        row, pick, taken = [-1.0] * (budget + 1), [0] * (budget + 1), list(held)
+        for c in candidates:
+            gain, gpus, width = c.worth, c.gpus, c.width
+            for used in range(budget + 1 - width):
+                if values[used] < 0 or (gpus and gpus & held[used]):
                     continue
-                sum_ = (value[0] + c.value[0], value[1] + c.value[1])
-                if sum_ > row[total][0]:
-                    row[total] = (sum_, (*widths, c.width), gpus | c.gpus)
-        if all(cell[0][0] < 0 for cell in row):
-            row = [(v, (*w, 0), g) if v[0] >= 0 else none for v, w, g in dp]
-        dp = row
-    return [(value, widths) for value, widths, _ in dp]
+                total = values[used] + gain
+                if total > row[used + width]:
+                    row[used + width], pick[used + width] = total, width
+                    taken[used + width] = held[used] | gpus if gpus else held[used]
+        if max(row) < 0:
+            row, pick, taken = values, [0] * (budget + 1), held
+        values, held = row, taken
+        picks.append(pick)
+    return Packing(values, picks)
 
 
 def _with_batches(plan: Plan, batches: dict[str, list[Task]], ids: SegmentIds) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -110,7 +111,7 @@ def forecast_classes(memory: Memory, view: View) -> list[Arrivals]:
     watched_us = min(max(0.0, view.now_us - memory.began_us), WINDOW_US) + DAMPING_US
     classes = []
     for key, seen in memory.seen.items():
-        recent = sum(1 for t in seen.times if t >= view.now_us - WINDOW_US)
+        recent = len(seen.times) - bisect_left(seen.times, view.now_us - WINDOW_US)
         if recent:
             profile = profile_of(view.state.costs, key.model, key.shape)
             pace = view.class_pace(key.model, key.shape)

@@ -70,14 +70,21 @@ class Realisation:
         self.targets = [t for t in self.targets if t.degree]
 
     def actions_taken(self) -> list[AnyAction]:
+        targets: dict[str, list[Target]] = {node: [] for node in self.view.nodes}
+        tasks: dict[str, list[Task]] = {node: [] for node in self.view.nodes}
+        only = next(iter(self.view.nodes), "")
+        for target in self.targets:
+            targets[self.node.get(target.task.request_id, only)].append(target)
+        for task in self.view.tasks:
+            if task.running is not None:
+                tasks[self.view.node_of[task.running.leader]].append(task)
         for node in self.view.nodes:
-            self._realise(node)
+            if targets[node] or tasks[node]:
+                self._realise(node, targets[node], tasks[node])
         return self.actions
 
-    def _realise(self, node: str) -> None:
+    def _realise(self, node: str, targets: Sequence[Target], tasks: Sequence[Task]) -> None:
         """Step by step on one node: room, starts, stops, images that cannot wait, growth."""
-        targets = [t for t in self.targets if self.node.get(t.task.request_id, node) == node]
-        tasks = [t for t in self.view.tasks if self._where(t) == node]
         waiting = [t for t in targets if t.task.is_idle]
         coming = self._coming(tasks, node)
         missing = self.view.gpus if self.style.is_eager else self._missing(targets, waiting, node) - coming
@@ -89,10 +96,6 @@ class Realisation:
             self._hurry_images(short, tasks, victims)
         if self.style.may_grow:
             self._grow(targets, node)
-
-    def _where(self, task: Task) -> str:
-        """The node it runs on now, "" if it doesn't run."""
-        return self.view.node_of[task.running.leader] if task.running is not None else ""
 
     def _wanted_here(self, task: Task, node: str) -> int:
         if self.node.get(task.request_id, node) != node:
@@ -224,7 +227,7 @@ class Realisation:
             t
             for t in targets
             if t.task.running is not None
-            and self._where(t.task) == node
+            and self.view.node_of[t.task.running.leader] == node
             and not t.task.is_stopping
             and t.degree > t.task.degree
             and t.task.request_id not in flagged

@@ -231,12 +231,8 @@ class _Decision:
 
     def _doubling(self, target: Target, index: int, floor: float) -> tuple[float, float, str, int, int] | None:
         task, now = target.task, target.degree
-        wider = next((k for k in task.degrees if k > now), 0)
-        if not wider:
-            return None
-        gain = task.tau[1] / task.tau[wider] - task.tau[1] / task.tau[now]
-        efficiency = gain / (wider - now)
-        if efficiency < floor:
+        wider, efficiency = task.growth.get(now, (0, 0.0))
+        if efficiency < floor or wider > task.degrees[-1]:
             return None
         return -efficiency, task.slack_us(self.view.now_us, now), task.request_id, index, wider
 

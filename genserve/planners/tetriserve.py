@@ -154,21 +154,24 @@ def _survives(task: Task, steps_left: int, at_us: float) -> bool:
 
 def pack(options: list[list[Option]], gpus: int) -> list[int]:
     """The group knapsack of Algorithm 1: a width per request that maximises survivals, narrower among equals."""
-    dp: list[tuple[float, tuple[int, ...]]] = [(0.0 if used == 0 else -math.inf, ()) for used in range(gpus + 1)]
+    values = [0.0] + [-math.inf] * gpus
+    picks: list[list[int]] = []
     for choices in options:
-        row: list[tuple[float, tuple[int, ...]]] = [(-math.inf, ())] * (gpus + 1)
-        for used, (value, widths) in enumerate(dp):
-            if value == -math.inf:
-                continue
-            for option in choices:
-                total = used + option.width
-                if total > gpus:
-                    continue
-                worth = value + option.survives - PER_GPU * option.width
-                if worth > row[total][0]:
-                    row[total] = (worth, (*widths, option.width))
-        dp = row
-    return list(max(dp, key=lambda cell: cell[0])[1])
+        row, pick = [-math.inf] * (gpus + 1), [0] * (gpus + 1)
+        for option in choices:
+            gain, width = option.survives - PER_GPU * option.width, option.width
+            for used in range(gpus + 1 - width):
+                total = values[used] + gain
+                if total > row[used + width]:
+                    row[used + width], pick[used + width] = total, width
+        values = row
+        picks.append(pick)
+    used = max(range(gpus + 1), key=lambda b: values[b])
+    widths = []
+    for pick in reversed(picks):
+        widths.append(pick[used])
+        used -= pick[used]
+    return widths[::-1]
 
 
 class _Round:

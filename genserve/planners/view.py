@@ -6,6 +6,7 @@ Steps left count the step in flight as a fraction. Times are microseconds as flo
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from genserve.domain.cluster import ClusterState, Request, Segment, Worker
@@ -14,20 +15,25 @@ from genserve.domain.request import Media, Shape, Stage, Status
 
 
 class Profile(NamedTuple):
-    """A class of requests by the cost table: useful degrees with their step times, encode and decode on one GPU."""
+    """A class of requests by the cost table: useful degrees with their step times, encode and decode on one GPU.
+
+    ``growth`` is, by degree, the next wider one and how well the added GPUs work compared with a single one.
+    """
 
     degrees: tuple[int, ...]
     step_us: dict[int, float]
     encode_us: float
     decode_us: float
+    growth: dict[int, tuple[int, float]]
 
 
 @lru_cache(maxsize=4096)
 def profile_of(costs: CostTable, model: str, shape: Shape) -> Profile:
     degrees = costs.degrees(model, shape)
     steps = {k: float(costs.step_us(model, shape, degree=k)) for k in degrees}
-    stages = (float(costs.stage_us(model, s, shape)) for s in (Stage.ENCODE, Stage.DECODE))
-    return Profile(degrees, steps, *stages)
+    encode_us, decode_us = (float(costs.stage_us(model, s, shape)) for s in (Stage.ENCODE, Stage.DECODE))
+    growth = {a: (b, (steps[1] / steps[b] - steps[1] / steps[a]) / (b - a)) for a, b in pairwise(degrees)}
+    return Profile(degrees, steps, encode_us, decode_us, growth)
 
 
 class Task:
@@ -39,7 +45,7 @@ class Task:
     """
 
     __slots__ = (
-        "arrival_us", "boundary_us", "deadline_us", "decode_us", "degree", "degrees", "encode_us", "is_bound",
+        "arrival_us", "boundary_us", "deadline_us", "decode_us", "degree", "degrees", "encode_us", "growth", "is_bound",
         "is_idle", "is_image", "is_stopping", "key", "last", "need", "pace", "request", "request_id", "running",
         "steps", "tau", "was_paused", "work",
     )  # fmt: skip
@@ -53,6 +59,7 @@ class Task:
         self.is_image = spec.media is Media.IMAGE
         self.degrees = profile.degrees if profile.degrees[-1] <= largest else _within(profile.degrees, largest)
         self.tau = profile.step_us
+        self.growth = profile.growth
         self.pace = pace
         self.encode_us = profile.encode_us if request.stage is Stage.ENCODE else 0.0
         self.decode_us = profile.decode_us

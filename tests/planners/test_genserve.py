@@ -8,7 +8,7 @@ import pytest
 
 from genserve.domain.plan import Start
 from genserve.domain.request import Stage
-from genserve.planners.genserve import Candidate, GenServe, GenServeIdeal, best_widths
+from genserve.planners.genserve import Candidate, GenServe, GenServeIdeal, best_widths, worth
 from genserve.planners.interface import Policy
 from genserve.simulate.compare import Entrant, Setting, run_one
 from genserve.simulate.workloads import Workload
@@ -100,9 +100,9 @@ def test_8_the_exact_knapsack_equals_brute_force() -> None:
     exact = best_widths(table, 4)
     for budget in range(5):
         combos = [c for c in itertools.product(*table) if sum(x.width for x in c) == budget]
-        best = max(((sum(x.value[0] for x in c), sum(x.value[1] for x in c)) for c in combos), default=None)
-        if best is not None:
-            assert exact[budget][0] == pytest.approx(best)
+        best = max((sum(worth(x.value) for x in c) for c in combos), default=-1.0)
+        assert exact.values[budget] == pytest.approx(best)
+        assert best < 0 or sum(exact.widths(budget)) == budget
 
 
 def test_8_fixed_placement_misses_a_plan_that_counts_find() -> None:
@@ -110,8 +110,8 @@ def test_8_fixed_placement_misses_a_plan_that_counts_find() -> None:
     a, b = frozenset({"w0"}), frozenset({"w0"})
     literal = best_widths([options((1, 1, a)), options((1, 1, b))], 2)
     exact = best_widths([options((1, 1, frozenset())), options((1, 1, frozenset()))], 2)
-    assert max(v for v, _ in literal)[0] == 1
-    assert max(v for v, _ in exact)[0] == 2
+    assert max(literal.values) == worth((1, 0.0))
+    assert max(exact.values) == worth((2, 0.0))
 
 
 @BOTH
