@@ -41,9 +41,9 @@ def test_a_console_line_is_one_line_without_colours_when_nobody_is_there_to_see_
 
 def test_the_standard_library_speaks_the_same_format() -> None:
     with captured_log() as out:
-        logging.getLogger("ray.serve").warning("replica %s died", "a")
+        logging.getLogger("some.library").warning("replica %s died", "a")
     line = json.loads(out.getvalue())
-    assert (line["event"], line["level"], line["logger"]) == ("replica a died", "warning", "ray.serve")
+    assert (line["event"], line["level"], line["logger"]) == ("replica a died", "warning", "some.library")
 
 
 def test_lines_below_the_level_are_not_written() -> None:
