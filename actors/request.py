@@ -48,12 +48,14 @@ class RequestActor:
         self._journal = runtime.find("scheduler")
         self._settings = settings
         self._charges: dict[str, _Charge] = {}
+        self._current = ""
 
     async def activate(self, request_id: str) -> None:
         """Take a request over: rebuild its life from its stream, and let go of every other one."""
+        self._current = request_id
         await self._find_charge(request_id)
         for other in tuple(self._charges):
-            if other != request_id:
+            if other != self._current:
                 await self.release(other)
 
     async def attend(self) -> None:

@@ -73,7 +73,9 @@ class RayCell:
         before = await _pid(name)
         os.kill(before, signal.SIGKILL)
         async with asyncio.timeout(PATIENCE_S):
-            while await _pid(name) in (0, before):
+            while True:
+                if await _pid(name) not in (0, before):
+                    return
                 await asyncio.sleep(0.05)
 
     async def serving(self, request_id: str) -> str:
