@@ -38,6 +38,7 @@ def compare(
     bias: o.Bias = 0.0,
     spread: o.Spread = 0.0,
     noise: o.Noise = 0.0,
+    admission: o.AdmissionFill = 0.0,
     seeds: o.Seeds = 20,
     first_seed: o.FirstSeed = 0,
     sweep: Annotated[str, typer.Option(help="One option at several values, e.g. sigma=0.8,1.0,1.3.")] = "",
@@ -54,6 +55,7 @@ def compare(
         "calibration": workload, "mix": mix, "sizes": sizes, "rate": rate, "sigma": sigma, "arrivals": arrivals,
         "cv": cv, "requests": requests, "duration_s": duration, "trace": trace, "gpus": gpus,
         "gpus_per_node": gpus_per_node, "switch_price": switch_price, "bias": bias, "spread": spread, "noise": noise,
+        "admission": admission,
         "seeds": seeds, "first_seed": first_seed,
     }  # fmt: skip
     result = _run(given, planners, sweep, with_bound=bound, jobs=jobs)

@@ -36,6 +36,10 @@ SwitchPrice = Annotated[
 Bias = Annotated[float, typer.Option(help="Steps are slower than the planner believes, by this fraction.")]
 Spread = Annotated[float, typer.Option(help="Each class is off by up to this fraction, either way.")]
 Noise = Annotated[float, typer.Option(help="Standard deviation of a segment's speed.")]
+AdmissionFill = Annotated[
+    float,
+    typer.Option("--admission", help="Refuse what does not fit into this share of the pool, e.g. 0.75; 0: admit all."),
+]
 Seeds = Annotated[int, typer.Option(help="How many seeds.", min=1)]
 FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file; - for stdout.")]
@@ -60,6 +64,7 @@ def make_setting(**given: Any) -> Any:
         given["first_seed"],
         None if price < 0 else price,
         errors,
+        given["admission"],
     )
 
 
@@ -129,9 +134,11 @@ def print_bound(bound: dict[str, Any], first_seed: int) -> None:
 
 def _table(point: dict[str, Any], title: str) -> Table:
     table = Table(title=title or None, box=None, pad_edge=False)
+    refuses = any(row["refused"] for row in point["planners"].values())
     reached = point.get("bound", {}).get("reached", {})
     columns = ["planner", "on time %", "image", "video", "p50 s", "p99 s", "worst late", "pauses", "switches", "GPU %"]
     columns += ["decision p99 us"] + (["of bound %"] if reached else [])
+    columns += ["refused %", "admitted on time %"] if refuses else []
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right")
     for label, row in point["planners"].items():
@@ -140,7 +147,9 @@ def _table(point: dict[str, Any], title: str) -> Table:
         cells += [f"{latency.get('p50', 0):.1f}", f"{latency.get('p99', 0):.0f}", f"{row['worst_lateness']:.1f}x"]
         cells += [f"{row['pauses_per_request']:.2f}", f"{row['switches_per_request']:.2f}"]
         cells += [f"{100 * row['utilization']:.0f}", f"{row['decision_us']['p99']:.0f}"]
-        table.add_row(*cells, *([f"{100 * reached[label]:.1f}"] if reached else []))
+        cells += [f"{100 * reached[label]:.1f}"] if reached else []
+        cells += [f"{100 * row['refused']:.1f}", f"{100 * row['admitted_on_time']:.1f}"] if refuses else []
+        table.add_row(*cells)
     return table
 
 

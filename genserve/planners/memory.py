@@ -14,6 +14,7 @@ from genserve.domain.request import Shape
 from genserve.planners.view import View, profile_of
 
 WINDOW_US = 120_000_000
+ADMISSION_WINDOW_US = 300_000_000
 DAMPING_US = 10_000_000
 """Rate = arrivals of the window / (the time it has been watched + this), so that one arrival is no flood."""
 
@@ -29,7 +30,7 @@ class ClassKey(NamedTuple):
 
 
 class Seen(Struct, frozen=True):
-    """Arrival times of a class within the window, and the last allowance asked for."""
+    """Arrival times of a class within the longer window, and the last allowance asked for."""
 
     allowance_us: int
     times: tuple[int, ...]
@@ -67,8 +68,8 @@ def _arrived(memory: Memory, event: e.RequestSubmitted, now_us: int) -> Memory:
     key = ClassKey(spec.model, spec.shape, spec.steps)
     old = memory.seen.get(key)
     times = () if old is None else old.times
-    if times and times[0] < now_us - WINDOW_US:
-        times = tuple(t for t in times if t >= now_us - WINDOW_US)
+    if times and times[0] < now_us - ADMISSION_WINDOW_US:
+        times = times[bisect_left(times, now_us - ADMISSION_WINDOW_US) :]
     seen = {**memory.seen, key: Seen(spec.deadline_us - spec.arrival_us, (*times, now_us))}
     return replace(memory, seen=seen, began_us=memory.began_us or now_us)
 
@@ -106,12 +107,12 @@ class Arrivals(NamedTuple):
     allowance_us: int
 
 
-def forecast_classes(memory: Memory, view: View) -> list[Arrivals]:
-    """Rates of the last two minutes, cheapest class first."""
-    watched_us = min(max(0.0, view.now_us - memory.began_us), WINDOW_US) + DAMPING_US
+def forecast_classes(memory: Memory, view: View, *, window_us: int = WINDOW_US) -> list[Arrivals]:
+    """Rates of the last two minutes (or another window), cheapest class first."""
+    watched_us = min(max(0.0, view.now_us - memory.began_us), window_us) + DAMPING_US
     classes = []
     for key, seen in memory.seen.items():
-        recent = len(seen.times) - bisect_left(seen.times, view.now_us - WINDOW_US)
+        recent = len(seen.times) - bisect_left(seen.times, view.now_us - window_us)
         if recent:
             profile = profile_of(view.state.costs, key.model, key.shape)
             pace = view.class_pace(key.model, key.shape)

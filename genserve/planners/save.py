@@ -24,7 +24,8 @@ CREDIT_CAP_S = 30
 
 class Save(Policy, frozen=True):
     """Parts: selection, forecast, ageing (``phi``), sp and image_sp, pausing, forced_room, image_exception, expansion,
-    holding, need_test (off: the smallest feasible degree, switches free)."""
+    holding, need_test (off: switches count as free). ``admitted``: everything in the pool was promised its deadline by
+    ``admission``; then nobody is given up for good, and forecast and ageing are off."""
 
     title: ClassVar[str] = "save"
 
@@ -38,6 +39,7 @@ class Save(Policy, frozen=True):
     image_exception: bool = True
     expansion: bool = True
     holding: bool = True
+    admitted: bool = False
     need_test: bool = True
     aligned_only: bool = False
     margin_us: int = 20_000
@@ -66,21 +68,44 @@ class Save(Policy, frozen=True):
         )
 
 
+def find_need(task: Task, view: View, parts: Save) -> int:
+    """The degree that makes it with the fewest GPU-seconds; a wider one must be 5% cheaper. 0 when it is late.
+
+    Sets the task's ``need`` and ``work`` (those GPU-seconds with encode and decode).
+    """
+    budget = task.deadline_us - view.now_us - task.decode_us - task.encode_us - parts.margin_us
+    best, best_cost = 0, 0.0
+    for degree in task.degrees:
+        run_us = task.run_us(degree) + (_change_us(task, degree, view) if parts.need_test else 0.0)
+        if run_us <= budget and (not best or degree * run_us < 0.95 * best_cost):
+            best, best_cost = degree, degree * run_us
+    task.need, task.work = best, best_cost + task.decode_us + task.encode_us
+    return best
+
+
+def _change_us(task: Task, degree: int, view: View) -> float:
+    """o(k): nothing if it runs at k or never started, a resume if it last ran at k, else a switch too."""
+    if not task.last or (task.degree == degree and not task.is_stopping):
+        return 0.0
+    return view.prices.resume_us + (view.prices.switch_us if task.last != degree else 0)
+
+
 class _Decision:
     def __init__(self, parts: Save, view: View, memory: Memory) -> None:
         self.parts = parts
         self.view = view
         self.memory = memory
         self.open = [t for t in view.tasks if not t.is_bound]
-        self.switch_us = float(view.prices.switch_us) if parts.need_test else 0.0
-        self.resume_us = float(view.prices.resume_us) if parts.need_test else 0.0
         self.left = view.gpus - view.bound_gpus - sum(t.degree for t in view.tasks if t.is_bound and t.degree > 1)
         self.told: list[Waiting] = []
+        self.promised: set[str] = set()
+        self.first: list[Task] = []
 
     def plan(self) -> Plan:
         for task in self.open:
             self._limit(task)
-            self._find_need(task)
+            if not find_need(task, self.view, self.parts) and self.parts.admitted:
+                self._promise(task)
         saved, given_up = self._select()
         late = [t for t in self.open if not t.need]
         bought = self._age([*late, *given_up])
@@ -96,36 +121,33 @@ class _Decision:
         if not self.parts.sp or (task.is_image and not self.parts.image_sp):
             task.degrees = task.degrees[:1]
 
-    def _find_need(self, task: Task) -> None:
-        """The degree that makes it with the fewest GPU-seconds; a wider one must be 5% cheaper. 0 when it is late."""
-        budget = task.deadline_us - self.view.now_us - task.decode_us - task.encode_us - self.parts.margin_us
-        best, best_cost = 0, 0.0
-        for degree in task.degrees:
-            run_us = task.run_us(degree) + self._change_us(task, degree)
-            if run_us <= budget and (not best or degree * run_us < 0.95 * best_cost):
-                best, best_cost = degree, degree * run_us
-        task.need, task.work = best, best_cost + task.decode_us + task.encode_us
-
-    def _change_us(self, task: Task, degree: int) -> float:
-        if task.degree == degree and not task.is_stopping:
-            return 0.0
-        if not task.last:
-            return 0.0
-        return self.resume_us if task.last == degree else self.switch_us + self.resume_us
+    def _promise(self, task: Task) -> None:
+        """An admitted request that became late gets half its allowance more and can't be given up from then on."""
+        task.deadline_us += (task.deadline_us - task.arrival_us) // 2
+        if find_need(task, self.view, self.parts):
+            self.promised.add(task.request_id)
+        else:
+            task.need, task.work = task.fastest, task.fastest * task.run_us(task.fastest) + task.decode_us
+            self.first.append(task)
 
     # ── 2. select: whom to save ──────────────────────────────────────────────────────────────────────────
 
     def _select(self) -> tuple[list[Task], list[Task]]:
         """Moore-Hodgson on a fluid, malleable machine: in deadline order, give up the largest work while too full."""
-        able = [t for t in self.open if t.need]
+        lost = {t.request_id for t in self.first}
+        able = [t for t in self.open if t.need and t.request_id not in lost]
+        if self.promised:
+            able.sort(key=lambda t: (t.deadline_us, t.request_id))
         if not self.parts.selection:
             return able, []
-        classes = forecast_classes(self.memory, self.view) if self.parts.forecast else []
-        due, gone = 0.0, set()
+        forecasts = self.parts.forecast and not self.parts.admitted
+        classes = forecast_classes(self.memory, self.view) if forecasts else []
+        due, gone = sum(t.work for t in self.first), set()
         heap: list[tuple[float, str]] = []
         for task in able:
             due += task.work
-            heapq.heappush(heap, (-task.work, task.request_id))
+            if task.request_id not in self.promised:
+                heapq.heappush(heap, (-task.work, task.request_id))
             horizon = task.deadline_us - self.view.now_us
             while heap and due > self._capacity(horizon, classes, -heap[0][0]):
                 work, request_id = heapq.heappop(heap)
@@ -146,7 +168,7 @@ class _Decision:
 
     def _age(self, hopeless: list[Task]) -> list[Task]:
         """Requests that were paid for out of the credit of the old, oldest first; told so, for memory is the log."""
-        if self.parts.phi <= 0:
+        if self.parts.phi <= 0 or self.parts.admitted:
             return []
         bought = [t for t in self.open if t.request_id in self.memory.bought]
         queue = [t for t in hopeless if t.request_id not in self.memory.bought and self._is_old(t)]
@@ -178,6 +200,9 @@ class _Decision:
     def _allocate(self, bought: list[Task], saved: list[Task]) -> list[Target]:
         """Bought ones get one GPU; saved ones, by deadline, their need or the largest power of two that is left."""
         targets, taken = [], {t.request_id for t in bought}
+        for task in self.first:
+            if width := self._fit(task, task.fastest):
+                targets.append(self._target(task, width, width, "admitted and lost: before everything", is_urgent=True))
         for task in bought:
             if self.left >= 1:
                 targets.append(self._target(task, 1, 1, "runs on ageing credit", is_urgent=True))

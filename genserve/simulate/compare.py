@@ -48,6 +48,7 @@ class Setting(Struct, frozen=True):
     first_seed: int = 0
     switch_s: float | None = None
     errors: Errors = NO_ERRORS
+    admission: float = 0.0
 
 
 def parse_entrant(text: str) -> Entrant:
@@ -74,7 +75,8 @@ def build_scenario(setting: Setting, seed: int) -> Scenario:
         prices = Prices(total_us * 9 // 10, 0, total_us // 10, 0, costs.prices.load_us)
         costs = replace(costs, prices=prices)
     requests = draw_requests(setting.workload, calibration, seed=seed)
-    return Scenario(requests, CostTable(costs), setting.gpus, setting.gpus_per_node, setting.errors, seed=seed)
+    pool = (setting.gpus, setting.gpus_per_node, setting.errors)
+    return Scenario(requests, CostTable(costs), *pool, seed=seed, admission=setting.admission)
 
 
 def run_one(setting: Setting, entrant: Entrant, seed: int) -> Score:
@@ -179,6 +181,8 @@ def summarise(scores: Sequence[Score], *, against: Sequence[Score]) -> dict[str,
         "classes": shares,
         "gain_of_first": mean_ci(gains),
         "latency_s": {g: _mean_maps([s.latency_s.get(g, {}) for s in scores]) for g in groups},
+        "refused": fmean(s.refused for s in scores),
+        "admitted_on_time": fmean(s.admitted_on_time for s in scores),
         "completed": fmean(s.completed for s in scores),
         "worst_lateness": max(s.worst_lateness for s in scores),
         "pauses_per_request": fmean(s.pauses for s in scores),

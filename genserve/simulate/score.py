@@ -124,6 +124,8 @@ class Score(Struct, frozen=True):
     decisions: int
     decision_us: dict[str, float]
     requests: int
+    refused: float = 0.0
+    admitted_on_time: float = 0.0
 
 
 def score(scorer: Scorer, *, gpus: int, decision_us: Sequence[int]) -> Score:
@@ -142,6 +144,8 @@ def score(scorer: Scorer, *, gpus: int, decision_us: Sequence[int]) -> Score:
         decisions=len(decision_us),
         decision_us={"p50": percentile(decision_us, 50), "p99": percentile(decision_us, 99), "max": max(decision_us)},
         requests=len(outcomes),
+        refused=scorer.refused / count,
+        admitted_on_time=sum(o.is_met for o in outcomes) / max(1, len(outcomes) - scorer.refused),
     )
 
 

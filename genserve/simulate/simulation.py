@@ -19,7 +19,9 @@ from genserve.domain.ids import SCHEDULER_STREAM, request_stream, worker_stream
 from genserve.domain.laws import LawBook
 from genserve.domain.request import RequestSpec
 from genserve.errors import InvariantBroken
+from genserve.planners.admission import judge
 from genserve.planners.interface import Planner
+from genserve.planners.memory import Memory
 from genserve.scheduling.digest import no_digest
 from genserve.scheduling.loop import Loop
 from genserve.simulate.agenda import Agenda
@@ -52,6 +54,8 @@ class Scenario(Struct, frozen=True):
     cancels: tuple[tuple[int, str], ...] = ()
     seed: int = 0
     progress_us: int = 0
+    admission: float = 0.0
+    """How full the pool may be promised (0.75 is the specification's); 0 admits everything."""
 
 
 class Simulation:
@@ -204,12 +208,25 @@ def _open(simulation: Simulation, scenario: Scenario) -> None:
         say(worker_stream(worker_id), e.WorkerJoined(worker_id, 1, f"node-{index // scenario.gpus_per_node:03}"))
     simulation.settle()
     for spec in sorted(scenario.requests, key=lambda r: (r.arrival_us, r.request_id)):
-        fact = e.RequestSubmitted(spec)
-        simulation.agenda.put(spec.arrival_us, partial(say, request_stream(spec.request_id), fact))
+        simulation.agenda.put(spec.arrival_us, partial(_arrive, simulation, spec, scenario.admission))
     for at_us, request_id in scenario.cancels:
         simulation.agenda.put(at_us, partial(_cancel, simulation, request_id))
     for outage in scenario.outages:
         _plan_outage(simulation, outage)
+
+
+def _arrive(simulation: Simulation, spec: RequestSpec, fill: float) -> None:
+    """Submit; a request that admission refuses fails at once, so that the log knows it came."""
+    stream = request_stream(spec.request_id)
+    simulation.say(stream, e.RequestSubmitted(spec))
+    if fill > 0:
+        state = replace(simulation.loop.state, clock_us=simulation.now_us)
+        memory = simulation.loop.memory
+        verdict = judge(state, memory if isinstance(memory, Memory) else Memory(), spec, fill=fill)
+        if not verdict.is_admitted:
+            simulation.say(
+                stream, e.RequestFailed("refused", f"{verdict.reason}; could be promised {verdict.quote_us}")
+            )
 
 
 def _cancel(simulation: Simulation, request_id: str) -> None:
