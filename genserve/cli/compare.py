@@ -39,6 +39,7 @@ def compare(
     spread: o.Spread = 0.0,
     noise: o.Noise = 0.0,
     admission: o.AdmissionFill = 0.0,
+    told: o.Told = False,
     seeds: o.Seeds = 20,
     first_seed: o.FirstSeed = 0,
     sweep: Annotated[str, typer.Option(help="One option at several values, e.g. sigma=0.8,1.0,1.3.")] = "",
@@ -55,7 +56,7 @@ def compare(
         "calibration": workload, "mix": mix, "sizes": sizes, "rate": rate, "sigma": sigma, "arrivals": arrivals,
         "cv": cv, "requests": requests, "duration_s": duration, "trace": trace, "gpus": gpus,
         "gpus_per_node": gpus_per_node, "switch_price": switch_price, "bias": bias, "spread": spread, "noise": noise,
-        "admission": admission,
+        "admission": admission, "told": told,
         "seeds": seeds, "first_seed": first_seed,
     }  # fmt: skip
     result = _run(given, planners, sweep, with_bound=bound, jobs=jobs)

@@ -34,6 +34,7 @@ def simulate(
     spread: o.Spread = 0.0,
     noise: o.Noise = 0.0,
     admission: o.AdmissionFill = 0.0,
+    told: o.Told = False,
     seed: Annotated[int, typer.Option(help="The seed.")] = 0,
     cells: Annotated[
         int, typer.Option(help="Independent cells of so many --gpus each behind a two-choices router.", min=1)
@@ -52,7 +53,8 @@ def simulate(
     setting = o.make_setting(
         calibration=workload, mix=mix, sizes=sizes, rate=rate, sigma=sigma, arrivals=arrivals, cv=cv,
         requests=requests, duration_s=duration, trace=trace, gpus=gpus, gpus_per_node=gpus_per_node,
-        switch_price=switch_price, bias=bias, spread=spread, noise=noise, admission=admission, seeds=1, first_seed=seed,
+        switch_price=switch_price, bias=bias, spread=spread, noise=noise, admission=admission, told=told,
+        seeds=1, first_seed=seed,
     )  # fmt: skip
     entrant = parse_entrant(planner)
     result = _one(setting, entrant, log_file) if cells == 1 else _many(setting, entrant, cells, jobs)

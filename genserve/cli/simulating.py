@@ -40,6 +40,7 @@ AdmissionFill = Annotated[
     float,
     typer.Option("--admission", help="Refuse what does not fit into this share of the pool, e.g. 0.75; 0: admit all."),
 ]
+Told = Annotated[bool, typer.Option("--told", help="Planners know the errors; for comparison.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds.", min=1)]
 FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file; - for stdout.")]
@@ -65,6 +66,7 @@ def make_setting(**given: Any) -> Any:
         None if price < 0 else price,
         errors,
         given["admission"],
+        given["told"],
     )
 
 

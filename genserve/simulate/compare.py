@@ -20,7 +20,7 @@ from genserve.simulate.bound import clairvoyant, upper_bound
 from genserve.simulate.calibration import load_calibration
 from genserve.simulate.score import Score, Scorer, score
 from genserve.simulate.simulation import Scenario, simulate
-from genserve.simulate.truth import NO_ERRORS, Errors
+from genserve.simulate.truth import NO_ERRORS, Errors, true_costs
 from genserve.simulate.workloads import Workload, draw_requests
 
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 14: 2.14, 19: 2.09, 29: 2.05}
@@ -34,12 +34,16 @@ class Entrant(Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        extras = ",".join(f"{k}={v}" for k, v in sorted(self.parameters.items()))
-        return f"{self.name}[{extras}]" if extras else self.name
+        """As it is written on the command line."""
+        return ":".join([self.name, *(f"{k}={_written(v)}" for k, v in sorted(self.parameters.items()))])
 
 
 class Setting(Struct, frozen=True):
-    """Everything the runs have in common. ``switch_s`` replaces the price of a change of degree and resume together."""
+    """Everything the runs have in common.
+
+    ``switch_s`` replaces the price of a change of degree and resume together. ``is_told``: planners know the true
+    step times, which is what a run with errors is to be compared with.
+    """
 
     workload: Workload = Workload()
     gpus: int = 8
@@ -49,6 +53,11 @@ class Setting(Struct, frozen=True):
     switch_s: float | None = None
     errors: Errors = NO_ERRORS
     admission: float = 0.0
+    is_told: bool = False
+
+
+def _written(value: Parameter) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def parse_entrant(text: str) -> Entrant:
@@ -75,7 +84,10 @@ def build_scenario(setting: Setting, seed: int) -> Scenario:
         prices = Prices(total_us * 9 // 10, 0, total_us // 10, 0, costs.prices.load_us)
         costs = replace(costs, prices=prices)
     requests = draw_requests(setting.workload, calibration, seed=seed)
-    pool = (setting.gpus, setting.gpus_per_node, setting.errors)
+    errors = setting.errors
+    if setting.is_told:
+        costs, errors = true_costs(costs, errors, seed=seed), Errors(noise=errors.noise)
+    pool = (setting.gpus, setting.gpus_per_node, errors)
     return Scenario(requests, CostTable(costs), *pool, seed=seed, admission=setting.admission)
 
 

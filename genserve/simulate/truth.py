@@ -10,9 +10,10 @@ import random
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from genserve.domain.costs import CostTable, Prices
-from genserve.domain.request import RequestSpec, Stage
+from genserve.domain.costs import CostData, CostTable, Prices
+from genserve.domain.request import RequestSpec, Shape, Stage
 
 
 class Errors(Struct, frozen=True):
@@ -41,7 +42,7 @@ class Truth:
         self._errors = errors
         self._seed = seed
         self._draws = random.Random(f"noise/{seed}")
-        self._factors: dict[object, float] = {}
+        self._factors: dict[tuple[str, Shape], float] = {}
 
     def step_us(self, spec: RequestSpec, *, degree: int, batch: int) -> int:
         """One denoising step of a segment that begins now."""
@@ -65,16 +66,31 @@ class Truth:
         return price
 
     def _factor(self, spec: RequestSpec) -> float:
-        errors = self._errors
-        factor = 1.0 + errors.bias
-        if errors.spread:
-            key = (spec.model, spec.shape)
-            if key not in self._factors:
-                draw = random.Random(f"{self._seed}/{spec.model}/{spec.shape}")
-                self._factors[key] = 1.0 + draw.uniform(-errors.spread, errors.spread)
-            factor *= self._factors[key]
+        key = (spec.model, spec.shape)
+        factor = self._factors.get(key)
+        if factor is None:
+            factor = self._factors[key] = class_factor(*key, self._errors, seed=self._seed)
         return factor * self._noise()
 
     def _noise(self) -> float:
         noise = self._errors.noise
         return max(0.1, self._draws.gauss(1.0, noise)) if noise else 1.0
+
+
+def class_factor(model: str, shape: Shape, errors: Errors, *, seed: int) -> float:
+    """True over estimated step time of a class, without noise."""
+    factor = 1.0 + errors.bias
+    if errors.spread:
+        factor *= 1.0 + random.Random(f"{seed}/{model}/{shape}").uniform(-errors.spread, errors.spread)
+    return factor
+
+
+def true_costs(costs: CostData, errors: Errors, *, seed: int) -> CostData:
+    """The table of a planner that knows what steps really take."""
+    rows = [
+        replace(c, us=max(1, round(c.us * class_factor(c.model, c.shape, errors, seed=seed))))
+        if c.stage is Stage.DENOISE
+        else c
+        for c in costs.stages
+    ]
+    return replace(costs, stages=tuple(rows))

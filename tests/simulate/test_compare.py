@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from genserve.cli.main import app
@@ -20,6 +21,7 @@ from genserve.simulate.compare import Entrant, Setting, build_scenario, compare,
 from genserve.simulate.report import render
 from genserve.simulate.score import Outcome, Scorer, percentile, share_met
 from genserve.simulate.simulation import Scenario, simulate
+from genserve.simulate.truth import Errors
 from genserve.simulate.workloads import Workload
 from tests.builders import SECOND, VIDEO, a_request, some_costs
 
@@ -64,7 +66,17 @@ def test_an_interval_uses_students_t() -> None:
 
 
 def test_an_entrant_is_a_name_with_parameters() -> None:
-    assert parse_entrant("save:selection=false:phi=0.1") == Entrant("save", {"selection": False, "phi": 0.1})
+    entrant = parse_entrant("save:selection=false:phi=0.1")
+    assert entrant == Entrant("save", {"selection": False, "phi": 0.1})
+    assert entrant.label == "save:phi=0.1:selection=false"
+
+
+def test_a_planner_that_is_told_the_true_step_times_has_nothing_to_learn() -> None:
+    wrong = Setting(Workload(requests=4), errors=Errors(bias=0.2, spread=0.2))
+    told = build_scenario(replace(wrong, is_told=True), 0)
+    paces = simulate(build_planner("edf"), told).state.pace.values()
+    assert {p.permille for p in paces} <= {999, 1000}
+    assert {p.permille for p in simulate(build_planner("edf"), build_scenario(wrong, 0)).state.pace.values()} != {1000}
 
 
 def test_every_planner_meets_the_same_requests() -> None:
