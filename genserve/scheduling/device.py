@@ -176,7 +176,17 @@ class Device:
         return kept.denoising
 
     def _decode(self, denoising: Denoising) -> Any:
-        return _run(self._models[denoising.model].decode, denoising)[0]
+        """In one piece; in overlapping tiles, whose seams are blended, only where the device has no room for that."""
+        model = self._models[denoising.model]
+        try:
+            return _run(model.decode, denoising)[0]
+        except GenServeError:
+            vae = model.pipeline.vae
+            vae.enable_tiling()
+            try:
+                return _run(model.decode, denoising)[0]
+            finally:
+                vae.disable_tiling()
 
     # ── groups ───────────────────────────────────────────────────────────────────────────────────────────
 

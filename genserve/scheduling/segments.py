@@ -16,6 +16,7 @@ from msgspec import Struct
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
+from genserve.scheduling.fitting import OUT_OF_MEMORY, Fitting
 
 MAX_MESSAGE = 500
 """Characters of an error's text that go into a report."""
@@ -125,14 +126,14 @@ def run_segment(runner: Runner, assignment: Assignment, post: Post, files: Execu
     except GenServeError as error:
         run.fail(run.members, error.code, error.message)
     except MemoryError as error:
-        run.fail(run.members, "out_of_memory", str(error))
+        run.fail(run.members, OUT_OF_MEMORY, str(error))
     except Exception as error:
         run.fail(run.members, "stage_failed", f"{type(error).__name__}: {error}")
 
 
 class _SegmentRun:
     def __init__(self, runner: Runner, assignment: Assignment, post: Post, files: Executor) -> None:
-        self.runner = runner
+        self.runner = Fitting(runner)
         self.command = assignment.command
         self.revision = assignment.revision
         self.fetched = assignment.fetched
@@ -182,6 +183,7 @@ class _SegmentRun:
             self.runner.encode(self.members)
         else:
             frames = self.runner.decode(self.members)
+        self.set_unfit_aside()
         self.leave_out()
         for member in self.members:
             self.tell(p.Ended, member, self.command.stage, self.elapsed_us(), frames.get(member.request_id))
@@ -190,12 +192,16 @@ class _SegmentRun:
 
     def denoise(self) -> None:
         batch = self.runner.begin(self.members)
+        self.set_unfit_aside()
+        if not self.members:
+            return
         step = self.runner.position(batch)
         self.check_step(step)
         self.tell_began(step)
         while step < self.command.to_step and not self.revision.stop:
             began_ns = time.perf_counter_ns()
             self.runner.step(batch)
+            self.set_unfit_aside()
             step += 1
             self.busy_ns += time.perf_counter_ns() - began_ns
             self.tell_stepped(step)
@@ -272,6 +278,12 @@ class _SegmentRun:
             raise GenServeError(
                 "wrong_step", f"{self.command.segment_id} goes on at step {expected}, the latents are at {step}"
             )
+
+    def set_unfit_aside(self) -> None:
+        """Requests that the device has no room for even alone fail alone; the others go on without them."""
+        for member, message in self.runner.take_unfit():
+            self.members = tuple(m for m in self.members if m is not member)
+            self.fail((member,), OUT_OF_MEMORY, message)
 
     def fail(self, members: tuple[p.Member, ...], code: str, message: str) -> None:
         for member in members:

@@ -1,0 +1,133 @@
+"""A batch that does not fit is halved until it does, and what does not fit alone fails alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genserve.diffusion.catalog import Catalog
+from genserve.domain.request import Stage
+from genserve.errors import GenServeError
+from genserve.scheduling import protocol as p
+from genserve.scheduling.device import Device
+from genserve.scheduling.segments import Assignment, Revision, run_segment
+from tests.actors.cell import an_image
+from tests.actors.fake_runner import FakeRunner
+from tests.actors.test_segments import Inline
+from tests.elastic.live import a_member, a_spec
+
+ROOM = 2
+
+
+def members(count: int, **changes: Any) -> tuple[p.Member, ...]:
+    return tuple(p.Member(an_image(f"r{i}", **changes), 0, "actor") for i in range(1, count + 1))
+
+
+def run(runner: Any, stage: Stage, batch: tuple[p.Member, ...], revision: Revision | None = None) -> list[p.AnyReport]:
+    reports: list[p.AnyReport] = []
+    spec = batch[0].spec
+    steps = spec.steps if stage is Stage.DENOISE else 0
+    command = p.RunSegment(1, "s1", stage, spec.model, batch, ("worker-0",), 0, steps)
+    run_segment(runner, Assignment(command, revision or Revision(), {}), reports.append, Inline())
+    return reports
+
+
+def room_for(count: int, seen: list[int], *, at: int = 0) -> Callable[[str, tuple[p.Member, ...], int], None]:
+    """A device on which no more than so many requests fit into a step, from step ``at`` on."""
+
+    def hook(verb: str, batch: tuple[p.Member, ...], step: int) -> None:
+        if verb == "step" and step >= at:
+            if len(batch) > count:
+                raise GenServeError("out_of_memory", f"{len(batch)} do not fit")
+            seen.append(len(batch))
+
+    return hook
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_batch_that_does_not_fit_is_halved_and_every_member_ends(at: int) -> None:
+    seen: list[int] = []
+    reports = run(FakeRunner(room_for(ROOM, seen, at=at)), Stage.DENOISE, members(5))
+    assert sorted(r.request_id for r in reports if isinstance(r, p.Ended)) == ["r1", "r2", "r3", "r4", "r5"]
+    assert not [r for r in reports if isinstance(r, p.Failed)]
+    assert seen[:3] == [2, 1, 2]
+
+
+def test_every_member_of_a_halved_batch_has_taken_each_step_once() -> None:
+    whole, halved = FakeRunner(), FakeRunner(room_for(ROOM, [], at=1))
+    for runner in (whole, halved):
+        run(runner, Stage.DENOISE, members(3))
+    assert halved.decode(members(3)).keys() == whole.decode(members(3)).keys()
+
+
+def test_a_request_that_does_not_fit_alone_fails_alone_with_the_devices_words() -> None:
+    def hook(verb: str, batch: tuple[p.Member, ...], step: int) -> None:
+        if verb == "step" and any(m.request_id == "r2" for m in batch):
+            raise GenServeError("out_of_memory", "r2 wants too much")
+
+    reports = run(FakeRunner(hook), Stage.DENOISE, members(3))
+    failed = [r for r in reports if isinstance(r, p.Failed)]
+    assert [(r.request_id, r.code, r.message) for r in failed] == [("r2", "out_of_memory", "r2 wants too much")]
+    assert sorted(r.request_id for r in reports if isinstance(r, p.Ended)) == ["r1", "r3"]
+
+
+def test_a_member_of_a_halved_batch_can_still_be_cancelled() -> None:
+    revision = Revision()
+
+    def hook(verb: str, batch: tuple[p.Member, ...], step: int) -> None:
+        if verb == "step" and len(batch) > 1:
+            raise GenServeError("out_of_memory", "one at a time")
+        if verb == "step" and step == 1:
+            revision.change(stop=False, drop=("r2",))
+
+    reports = run(FakeRunner(hook), Stage.DENOISE, members(2), revision)
+    assert [r.request_id for r in reports if isinstance(r, p.Dropped)] == ["r2"]
+    assert [r.request_id for r in reports if isinstance(r, p.Ended)] == ["r1"]
+
+
+@pytest.mark.models
+def test_real_latents_survive_a_split_with_the_pixels_of_a_run_alone(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(Catalog.load(), models_dir, device="cpu", threads=1)
+    model = device._models["tiny-wan"]
+    batch = tuple(a_member(a_spec(f"r{i}", steps=4, seed=i)) for i in (1, 2))
+    step, is_full = model.step, iter([False, True])
+
+    def crowded(denoising: Any) -> None:
+        if len(denoising.members) > 1 and next(is_full):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(denoising)
+
+    monkeypatch.setattr(model, "step", crowded)
+    reports = run(device, Stage.DENOISE, batch)
+    assert len([r for r in reports if isinstance(r, p.Ended)]) == 2
+    made = device.decode(batch)
+    for member in batch:
+        run(device, Stage.DENOISE, (member,))
+        alone = device.decode((member,))[member.request_id].astype(int)
+        assert abs(made[member.request_id].astype(int) - alone).max() <= 1
+        assert np.ptp(alone) > 10
+
+
+@pytest.mark.models
+def test_a_decode_that_does_not_fit_in_one_piece_is_tiled(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(Catalog.load(), models_dir, device="cpu", threads=1)
+    model = device._models["tiny-wan"]
+    member = a_member(a_spec("r1", steps=1))
+    run(device, Stage.DENOISE, (member,))
+    decode = model.decode
+
+    def crowded(denoising: Any) -> Any:
+        if not model.pipeline.vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(denoising)
+
+    monkeypatch.setattr(model, "decode", crowded)
+    assert device.decode((member,))["r1"].shape == (5, 64, 64, 3)
+    assert not model.pipeline.vae.use_tiling
