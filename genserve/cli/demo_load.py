@@ -62,15 +62,16 @@ def planned_jobs() -> list[Job]:
 
 async def run_load(url: str, out: Path) -> list[Job]:
     """Send everything at its time, show progress until all is over, and save the results."""
-    jobs = planned_jobs()
+    jobs, screen = planned_jobs(), Console(stderr=True)
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        with Live(_progress_table(jobs), refresh_per_second=4, console=Console(stderr=True)) as live:
+        with Live(_progress_table(jobs), refresh_per_second=4, console=screen) as live:
             sending = [asyncio.create_task(_send(client, job)) for job in jobs]
             while not all(job.is_over for job in jobs):
                 await _refresh(client, jobs)
                 live.update(_progress_table(jobs))
                 await asyncio.sleep(POLL_S)
             await asyncio.gather(*sending)
+        screen.print()
         await asyncio.gather(*(_save(client, job, out) for job in jobs if job.status == "completed"))
     return jobs
 
