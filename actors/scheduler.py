@@ -19,26 +19,17 @@ from actors.dispatch import Dispatch
 from actors.fleet import Fleet
 from actors.forecasts import Forecasts
 from actors.framework.runtime import Runtime
+from actors.intake import ENDS, Intake
 from actors.leadership import LEASE_S, introduction, lead, read_history
 from actors.link import WorkerSlot
 from actors.pool import RequestPool
 from actors.request import RequestActorSettings
 from genserve.config import Settings
-from genserve.domain.events import (
-    AnyEvent,
-    CancelRequested,
-    Recorded,
-    RequestCancelled,
-    RequestCompleted,
-    RequestDeleted,
-    RequestFailed,
-    RequestSubmitted,
-    WakeReached,
-)
-from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM, request_stream
+from genserve.domain.events import AnyEvent, Recorded, WakeReached
+from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
 from genserve.domain.request import Status
-from genserve.errors import CallerError, GenServeError, InvariantBroken, RefusedByPolicy
-from genserve.journal.contract import IdempotencyKey, Producer, Storage, Unit
+from genserve.errors import CallerError, GenServeError, InvariantBroken
+from genserve.journal.contract import Producer, Storage, Unit
 from genserve.journal.errors import JournalUnavailable, VersionConflict
 from genserve.journal.journal import Journal
 from genserve.journal.open import open_storage
@@ -55,7 +46,6 @@ MAX_WAIT_S = 30.0
 FLUSH_S = 5.0
 """How long a stopping scheduler waits for a trace collector to take its last spans."""
 RETRY_S = 0.2
-ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
 
 
 class Scheduler:
@@ -104,6 +94,8 @@ class Scheduler:
         )
         self._loop = Loop(build_planner(settings.planner, settings.planner_parameters), dispatcher=self._dispatch)
         self._forecasts = Forecasts(self._loop)
+        limit = settings.limits.max_queued
+        self._intake = Intake(self._journal, live=lambda: self._loop.state.requests, limit=limit)
         self._moved = asyncio.Condition()
         self._starting: asyncio.Task[None] | None = None
         self._leads = False
@@ -274,45 +266,19 @@ class Scheduler:
     # ── clients ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def submit(self, submission: Submission) -> tuple[str, ...]:
-        """Record the requests of one call together; their ids, or those of the first call with this key.
-
-        Safe to repeat. Raises RefusedByPolicy ``queue_full``, CallerError ``idempotency_conflict``.
-        """
+        """See Intake."""
         await self.start()
-        self._refuse_overflow(len(submission.requests))
-        ids = tuple(spec.request_id for spec in submission.requests)
-        units = [
-            Unit(request_stream(spec.request_id), (RequestSubmitted(spec),), 0, occurred_us=spec.arrival_us)
-            for spec in submission.requests
-        ]
-        try:
-            receipt = await self._journal.append(units, key=_key(submission, ids))
-        except VersionConflict:
-            return ids
-        return receipt.idempotency.request_ids if receipt.idempotency else ids
-
-    def _refuse_overflow(self, more: int) -> None:
-        live = len(self._loop.state.requests)
-        limit = self._settings.limits.max_queued
-        if live + more > limit:
-            raise RefusedByPolicy("queue_full", f"{live} requests are live, at most {limit} may be", None, 5.0)
+        return await self._intake.submit(submission)
 
     async def cancel(self, request_id: str, reason: str) -> None:
-        """Record the wish to stop; a no-op when the request has ended or was cancelled before."""
+        """See Intake."""
         await self.start()
-        stream = request_stream(request_id)
-        while True:
-            history = await self.read_stream(stream, 0)
-            if not history or any(isinstance(r.event, (CancelRequested, *ENDS)) for r in history):
-                return
-            with contextlib.suppress(VersionConflict):
-                await self._journal.append([Unit(stream, (CancelRequested(reason),), history[-1].version)])
-                return
+        await self._intake.cancel(request_id, reason)
 
     async def delete(self, request_id: str) -> None:
-        """Record that the client does not want to see the request any more."""
+        """See Intake."""
         await self.start()
-        await self._journal.append([Unit(request_stream(request_id), (RequestDeleted(),))])
+        await self._intake.delete(request_id)
 
     async def changes(self, after: int, timeout_s: float) -> int:
         """The log's last position, as soon as it is beyond ``after`` or the time is up."""
@@ -343,10 +309,3 @@ class Scheduler:
 
     async def metrics(self) -> bytes:
         return self._metrics.render()
-
-
-def _key(submission: Submission, ids: tuple[str, ...]) -> IdempotencyKey | None:
-    if not submission.idempotency_key:
-        return None
-    kind = submission.requests[0].media.value
-    return IdempotencyKey(submission.tenant, submission.idempotency_key, submission.body_hash, ids, kind)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from actors import request as request_module
 from actors.framework.local_runtime import LocalRuntime
 from actors.framework.runtime import Runtime
 from actors.gateway import ClusterGateway
@@ -120,6 +123,20 @@ class LocalCell:
         if verb == "step":
             self.loop.sleep_in_thread(STEP_S)
         self.hook(verb, members, step)
+
+    def hold_results(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From now on decoded frames are not encoded until ``release_results``."""
+        encode = request_module.encode_results
+        gate = self._results = threading.Event()
+
+        def wait_and_encode(spec: RequestSpec, frames: Any) -> Any:
+            self.loop.wait_in_thread(gate)
+            return encode(spec, frames)
+
+        monkeypatch.setattr(request_module, "encode_results", wait_and_encode)
+
+    def release_results(self) -> None:
+        self._results.set()
 
     @property
     def scheduler(self) -> Scheduler:

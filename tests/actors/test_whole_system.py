@@ -1,18 +1,48 @@
-"""Requests through the whole system, undisturbed."""
+"""Requests through the whole system in one process: what clients see, and what stands in the log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from tests.actors.cell import LocalCell, an_image
-from tests.actors.virtual_time import run
+import pytest
 
-MakeCell = Callable[..., LocalCell]
+from actors.framework.runtime import UnreachableError
+from genserve.audit.replay import replay
+from genserve.domain import events as e
+from genserve.domain.request import Stage, Status
+from genserve.errors import CallerError, GenServeError, RefusedByPolicy, Unavailable
+from tests.actors.cell import STEP_S, LocalCell, a_video, an_image, told
+from tests.actors.virtual_time import START_US, run
+from tests.builders import SECOND
+
+Test = Callable[[LocalCell], Coroutine[Any, Any, None]]
+InCell = Callable[..., None]
+SOON_US = START_US + 3 * SECOND
 
 
-def test_an_image_travels_from_submission_to_a_stored_result(make_cell: MakeCell) -> None:
-    async def main() -> None:
-        cell = await make_cell().start()
+@pytest.fixture
+def in_cell(tmp_path: Path) -> InCell:
+    """Runs a test in a started cell; afterwards the log obeys the laws and replays."""
+
+    async def main(test: Test, options: dict[str, Any]) -> None:
+        cell = await LocalCell(tmp_path, **options).start()
+        await test(cell)
+        assert cell.violations() == [], told(cell.log)
+        report = replay(cell.log)
+        assert report.is_clean, str(report.first)
+
+    return lambda test, **options: run(main(test, options))
+
+
+# ── the plain path ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_image_travels_from_submission_to_a_stored_result(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
         await cell.submit(an_image())
         await cell.finish("i1")
         assert cell.story("i1") == [
@@ -20,6 +50,7 @@ def test_an_image_travels_from_submission_to_a_stored_result(make_cell: MakeCell
             "StageStarted",
             "StageFinished",
             "StageStarted",
+            "StepsFinished",
             "LatentsCheckpointed",
             "StepsFinished",
             "StageFinished",
@@ -29,4 +60,293 @@ def test_an_image_travels_from_submission_to_a_stored_result(make_cell: MakeCell
             "RequestCompleted",
         ]
 
-    run(main())
+    in_cell(test)
+
+
+def test_a_video_has_its_clip_its_thumbnail_and_its_spritesheet(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video())
+        await cell.finish("v1")
+        row = await cell.gateway.find_request("v1")
+        assert row is not None
+        stored = [a for a in row.artifacts if a.kind != "latents"]
+        assert sorted(artifact.kind for artifact in stored) == ["spritesheet", "thumbnail", "video"]
+        assert all([await cell.gateway.read_artifact(artifact) for artifact in stored])
+
+    in_cell(test)
+
+
+def test_partial_images_are_stored_while_an_image_is_made(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image(steps=4, partial_images=1))
+        await cell.finish("i1")
+        kinds = [event.artifact.kind for event in cell.events("i1", e.ArtifactStored)]
+        assert kinds == ["partial", "image"]
+
+    in_cell(test)
+
+
+@pytest.mark.parametrize("planner", ["fifo", "sjf", "srtf", "edf"])
+def test_more_requests_than_workers_all_get_done(in_cell: InCell, planner: str) -> None:
+    async def test(cell: LocalCell) -> None:
+        names = [f"i{i}" for i in range(7)]
+        await cell.submit(*(an_image(name, seed=i) for i, name in enumerate(names)))
+        await cell.finish(*names)
+        assert {cell.status(name) for name in names} == {"completed"}
+
+    in_cell(test, planner=planner)
+
+
+def test_a_client_follows_a_request_from_any_position(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image())
+        everything = [recorded async for recorded in cell.gateway.follow("i1", after=0)]
+        rest = [recorded async for recorded in cell.gateway.follow("i1", after=everything[4].position)]
+        assert rest == everything[5:]
+
+    in_cell(test)
+
+
+# ── preemption and cancelling ────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_image_with_a_near_deadline_pauses_a_video(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video())
+        await cell.wait_for("v1", e.StageStarted, stage=Stage.DENOISE)
+        await cell.submit(an_image(deadline_us=SOON_US))
+        await cell.finish("i1", "v1")
+        order = [(r.stream, type(r.event)) for r in cell.log]
+        paused = order.index(("request/v1", e.RequestPaused))
+        ended = [order.index((f"request/{name}", e.RequestCompleted)) for name in ("i1", "v1")]
+        assert paused < ended[0] < ended[1]
+
+    in_cell(test, workers=1)
+
+
+def test_a_paused_video_has_the_pixels_of_one_that_ran_alone(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video("alone"))
+        await cell.finish("alone")
+        await cell.submit(a_video("v1"))
+        await cell.wait_for("v1", e.StageStarted, stage=Stage.DENOISE)
+        await cell.submit(an_image(deadline_us=SOON_US))
+        await cell.finish("v1")
+        assert cell.pixels("v1")["v1"] == cell.pixels("alone")["alone"]
+
+    in_cell(test, workers=1)
+
+
+def test_a_cancelled_request_frees_its_gpu_at_the_next_step_boundary(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video("v1", steps=1000))
+        await cell.wait_for("v1", e.StepsFinished)
+        asked_s = cell.loop.time()
+        await cell.gateway.cancel("v1", "client")
+        await cell.finish("v1")
+        assert cell.loop.time() - asked_s == pytest.approx(STEP_S)
+        assert cell.status("v1") == "cancelled"
+        await cell.submit(an_image("i1"))
+        await cell.finish("i1")
+        assert cell.loop.time() - asked_s < 1
+
+    in_cell(test, workers=1)
+
+
+def test_a_waiting_request_is_cancelled_at_once(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video("v1", steps=1000, deadline_us=SOON_US), an_image("i1"))
+        await cell.wait_for("v1", e.StepsFinished)
+        await cell.gateway.cancel("i1", "client")
+        await cell.finish("i1")
+        assert cell.story("i1") == ["RequestSubmitted", "CancelRequested", "RequestCancelled"]
+        await cell.gateway.cancel("v1", "client")
+        await cell.finish("v1")
+
+    in_cell(test, workers=1)
+
+
+def test_a_cancel_that_comes_while_the_result_is_stored_wins(in_cell: InCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cell: LocalCell) -> None:
+        cell.hold_results(monkeypatch)
+        await cell.submit(an_image())
+        await cell.wait_for("i1", e.StageFinished, stage=Stage.DECODE)
+        await cell.gateway.cancel("i1", "client")
+        cell.release_results()
+        await cell.finish("i1")
+        assert cell.story("i1")[-2:] == ["CancelRequested", "RequestCancelled"]
+
+    in_cell(test)
+
+
+def test_a_cancel_behind_the_end_changes_nothing(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image())
+        await cell.finish("i1")
+        await cell.gateway.cancel("i1", "too late")
+        assert cell.story("i1")[-1] == "RequestCompleted"
+
+    in_cell(test)
+
+
+def test_cancelling_what_was_never_submitted_changes_nothing(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.gateway.cancel("i9", "who?")
+        assert cell.events("i9") == []
+
+    in_cell(test)
+
+
+def test_many_cancels_at_any_moment_leave_every_request_with_one_end(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        names = [f"i{i}" for i in range(12)]
+        await cell.submit(*(an_image(name) for name in names))
+        for index, name in enumerate(names):
+            cell.loop.call_later(index * 0.13, partial(asyncio.ensure_future, cell.gateway.cancel(name, "client")))
+        await cell.finish(*names)
+        assert {cell.status(name) for name in names} == {"completed", "cancelled"}
+
+    in_cell(test)
+
+
+# ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image("i1"), an_image("i2"))
+        with pytest.raises(RefusedByPolicy, match="queue_full") as refused:
+            await cell.submit(an_image("i3"))
+        assert refused.value.retry_after_s > 0
+        await cell.finish("i1", "i2")
+        await cell.submit(an_image("i3"))
+        await cell.finish("i3")
+
+    in_cell(test, max_queued=2)
+
+
+def test_a_burst_cannot_overfill_the_queue(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        burst = (cell.submit(an_image(f"i{i}")) for i in range(20))
+        answers = await asyncio.gather(*burst, return_exceptions=True)
+        accepted = [answer for answer in answers if not isinstance(answer, Exception)]
+        assert len(accepted) == 5
+        await cell.finish(*(request_id for ids in accepted for request_id in ids))
+
+    in_cell(test, max_queued=5)
+
+
+def test_a_submission_told_again_is_the_first_one_even_when_the_queue_is_full(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image("i1"), an_image("i2"), idempotency_key="k", body_hash="h")
+        assert await cell.submit(an_image("i1"), an_image("i2")) == ("i1", "i2")
+        again = await cell.submit(an_image("i8"), an_image("i9"), idempotency_key="k", body_hash="h")
+        assert again == ("i1", "i2")
+        await cell.finish("i1", "i2")
+
+    in_cell(test, max_queued=2)
+
+
+def test_an_idempotency_key_with_another_body_is_refused(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image("i1"), idempotency_key="k", body_hash="h")
+        with pytest.raises(CallerError, match="idempotency_conflict"):
+            await cell.submit(an_image("i2"), idempotency_key="k", body_hash="other")
+        await cell.finish("i1")
+
+    in_cell(test)
+
+
+def test_a_model_that_fails_every_time_is_given_up_with_a_reason(in_cell: InCell) -> None:
+    def hook(verb: str, members: Any, step: int) -> None:
+        if verb == "decode":
+            raise GenServeError("out_of_memory", "too big")
+
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image())
+        await cell.finish("i1")
+        row = await cell.gateway.find_request("i1")
+        assert row is not None
+        assert (row.status, row.error_code) == ("failed", "attempts_exhausted")
+
+    in_cell(test, hook=hook)
+
+
+def test_a_model_that_failed_once_is_tried_again(in_cell: InCell) -> None:
+    failures = [GenServeError("out_of_memory", "too big")]
+
+    def hook(verb: str, members: Any, step: int) -> None:
+        if verb == "decode" and failures:
+            raise failures.pop()
+
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(an_image())
+        await cell.finish("i1")
+        assert cell.status("i1") == "completed"
+
+    in_cell(test, hook=hook)
+
+
+# ── the truth about itself ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_live_request_has_a_forecast_and_an_ended_one_has_none(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video())
+        await cell.wait_for("v1", e.StepsFinished)
+        forecast = await cell.gateway.forecast("v1")
+        assert forecast is not None
+        assert forecast.eta_us > cell.loop.clock_us()
+        await cell.finish("v1")
+        assert await cell.gateway.forecast("v1") is None
+
+    in_cell(test)
+
+
+def test_health_names_the_workers_that_are_there(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        health = await cell.gateway.health()
+        assert (health.is_ready, health.workers, health.scheduler) == (True, 2, "leading")
+
+    in_cell(test)
+
+
+def test_health_is_not_ready_without_a_scheduler(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.runtime.kill("scheduler")
+        health = await cell.gateway.health()
+        assert (health.is_ready, health.scheduler) == (False, "unreachable")
+        with pytest.raises(Unavailable, match="scheduler_unavailable"):
+            await cell.submit(an_image())
+
+    in_cell(test)
+
+
+def test_progress_in_the_read_model_is_what_was_done(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video(steps=20))
+        finished = await cell.wait_for("v1", e.StepsFinished)
+        assert isinstance(finished.event, e.StepsFinished)
+        row = await cell.gateway.find_request("v1")
+        assert row is not None
+        assert (row.status, row.step) == (Status.RUNNING, finished.event.to_step)
+        await cell.finish("v1")
+
+    in_cell(test)
+
+
+def test_a_stopped_cell_keeps_the_work_for_the_next_one(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video())
+        await cell.wait_for("v1", e.LatentsCheckpointed)
+        names = await cell.runtime.find("scheduler").ask("stop")
+        for name in ("scheduler", *names):
+            await cell.runtime.kill(name)
+        with pytest.raises(UnreachableError):
+            await cell.runtime.find("worker-0").ask("reporting")
+        await cell.start(holder="next")
+        await cell.finish("v1")
+        assert cell.status("v1") == "completed"
+        assert [event.attempt for event in cell.events("v1", e.StageStarted)][-1] == 1
+
+    in_cell(test)

@@ -52,6 +52,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise RuntimeError("virtual time stands still")
         self._sleepers.discard(is_over)
 
+    def wait_in_thread(self, event: threading.Event) -> None:
+        """For threads of ``run_in_executor``: wait for something that the loop will do, while time goes on."""
+        self._sleepers.add(event)
+        self.call_soon_threadsafe(self._count, -1)
+        event.wait(PATIENCE_S)
+        self.call_soon_threadsafe(self._count, +1)
+        self._sleepers.discard(event)
+
     def close(self) -> None:
         super().close()
         for sleeper in tuple(self._sleepers):
