@@ -97,4 +97,15 @@ class _JumpingSelector(selectors.DefaultSelector):
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on a loop of its own in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main)
+        return runner.run(_to_the_end(main))
+
+
+async def _to_the_end(main: Coroutine[Any, Any, T]) -> T:
+    """Leave no task behind, also none that was begun by the end of another: it would never be awaited."""
+    try:
+        return await main
+    finally:
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
