@@ -34,7 +34,21 @@ def root() -> None:
     """Hold the commands together."""
 
 
-MODULES = ("serve", "submit", "status", "events", "models", "demo", "replay", "simulate", "compare", "bound", "db")
+MODULES = (
+    "serve",
+    "submit",
+    "status",
+    "events",
+    "models",
+    "demo",
+    "replay",
+    "simulate",
+    "compare",
+    "bound",
+    "profile",
+    "timeline",
+    "db",
+)
 """The command files, in the order of ``genserve --help``."""
 
 for name in MODULES:

@@ -180,7 +180,9 @@ class Device:
         model = self._models[denoising.model]
         try:
             return _run(model.decode, denoising)[0]
-        except GenServeError:
+        except GenServeError as error:
+            if error.code != "out_of_memory":
+                raise
             vae = model.pipeline.vae
             vae.enable_tiling()
             try:

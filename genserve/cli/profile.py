@@ -1,0 +1,82 @@
+"""``genserve profile``: measure what stages and steps cost here, into a table that planners read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genserve.domain.request import Shape
+from genserve.errors import CallerError
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(profile)
+
+
+def profile(
+    out: Annotated[Path, typer.Option(help="Where the table goes (JSON).")] = Path("costs.json"),
+    *,
+    model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="Only these shapes, as WIDTHxHEIGHT or WxHxFRAMES.")] = None,
+    degree: Annotated[list[int] | None, typer.Option(help="Sequence-parallel degrees; one process each.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes of images.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each thing is timed.")] = 7,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    name: Annotated[str, typer.Option(help="The table's name.")] = "",
+    models_dir: Annotated[Path | None, typer.Option(help="Checkpoints; by default as in the settings.")] = None,
+) -> None:
+    """Measure stages and steps by model, shape, degree and batch, with one process per device.
+
+    Use the table with the setting ``costs``. Example: genserve profile --out costs.json --degree 1 --degree 2
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from genserve.config import load_settings
+    from genserve.diffusion.catalog import Catalog
+    from genserve.profile.plan import tasks_of
+    from genserve.profile.run import Meters
+    from genserve.profile.run import profile as measure
+
+    settings = load_settings()
+    catalog, folder = Catalog.load(settings.catalog), models_dir or settings.models
+    entries = [e for e in catalog.models if e.folder(folder).is_dir() and (not model or e.name in model)]
+    if not entries:
+        raise CallerError("checkpoint_not_found", f"no checkpoint of the catalog is in {folder}", "models_dir")
+    degrees, place = tuple(degree or (1, 2)), _place(device)
+    tasks = list(
+        tasks_of(entries, degrees=degrees, batches=tuple(batch or (2, 4)), shapes=[_shape(s) for s in size or ()])
+    )
+    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    threads = settings.cluster.threads_per_worker
+    with (
+        Progress(*columns, console=Console(stderr=True)) as bar,
+        Meters(max(degrees), catalog, folder, device=place, threads=threads) as meters,
+    ):
+        line = bar.add_task("loading models", total=len(tasks))
+        table = measure(
+            tasks,
+            meters,
+            name=name or f"measured on {place}",
+            repeats=repeats,
+            progress=lambda task: bar.update(line, advance=1, description=str(task)),
+        )
+    out.write_bytes(table.to_json())
+    typer.echo(f"{len(table.stages)} costs on {table.device} in {out}")
+
+
+def _place(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _shape(text: str) -> Shape:
+    sides = text.split("x")
+    if len(sides) not in (2, 3) or not all(side.isdigit() for side in sides):
+        raise CallerError("invalid_size", f"a shape is WIDTHxHEIGHT or WIDTHxHEIGHTxFRAMES, not {text!r}", "size")
+    return Shape(*(int(side) for side in sides))

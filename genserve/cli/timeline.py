@@ -1,0 +1,52 @@
+"""``genserve timeline``: what ran where and when, out of the log, for a trace viewer and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from genserve.domain.events import Recorded
+    from genserve.journal.contract import Reader
+
+PAGE = 1000
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(timeline)
+
+
+def timeline(
+    out: Annotated[Path, typer.Option(help="Where the files go: NAME.json and NAME.html.")] = Path("timeline"),
+    *,
+    database: Annotated[str, typer.Option(help="SQLAlchemy URL; by default the one of the settings.")] = "",
+    after: Annotated[int, typer.Option(min=0, help="Leave out the log up to this position.")] = 0,
+) -> None:
+    """Draw a log: a track per GPU, coloured by request, with decisions, queue depth and deadlines.
+
+    Open the JSON in https://ui.perfetto.dev or chrome://tracing, the HTML in any browser.
+    """
+    from genserve.audit.timeline import timeline_of
+    from genserve.audit.timeline_picture import to_html
+    from genserve.audit.timeline_trace import to_trace
+    from genserve.config import load_settings
+    from genserve.journal.open import open_reader
+
+    reader = open_reader(database or load_settings().database)
+    try:
+        drawn = timeline_of(_history(reader, after))
+    finally:
+        reader.close()
+    trace, picture = out.with_suffix(".json"), out.with_suffix(".html")
+    trace.write_bytes(to_trace(drawn))
+    picture.write_text(to_html(drawn))
+    typer.echo(f"{len(drawn.slices)} slices, {len(drawn.decisions)} decisions: {trace} and {picture}")
+
+
+def _history(reader: Reader, after: int) -> Iterator[Recorded]:
+    while page := reader.read(after, PAGE):
+        yield from page
+        after = page[-1].position

@@ -1,0 +1,150 @@
+"""One measuring process: loads models, times tasks, alone or in a group with others; obeys by pipe."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genserve.diffusion.catalog import Catalog
+from genserve.diffusion.denoising import Denoising
+from genserve.diffusion.generation import Generation
+from genserve.diffusion.latents import load, snapshot
+from genserve.diffusion.load import load_model
+from genserve.diffusion.model import DiffusionModel
+from genserve.diffusion.parallel import Parallel, build_parallel
+from genserve.diffusion.parallel_state import pack, unpack
+from genserve.diffusion.parallel_world import World
+from genserve.domain.request import Stage
+from genserve.errors import GenServeError
+from genserve.profile.table import Task
+
+WARM_UP = 1
+
+
+class Meter:
+    """Times in microseconds, each one after the device has finished."""
+
+    def __init__(self, me: str, catalog: Catalog, models_dir: Path, *, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._me = me
+        self._catalog = catalog
+        self._models_dir = models_dir
+        self._device = device
+        self._models: dict[str, tuple[DiffusionModel, Parallel]] = {}
+        self._world: World | None = None
+
+    def join(self, port: int, roster: tuple[str, ...]) -> None:
+        self._world = World(self._me, roster, store_port=port, device=self._device, timeout_s=120.0)
+        self._world.form()
+
+    def time(self, task: Task, members: tuple[str, ...], repeats: int) -> tuple[int, ...]:
+        """The task's times; in a group every member measures, and all see the same. Empty where it cannot be done."""
+        model, _ = self._load(task.model)
+        generations = self._generations(task, steps=repeats + WARM_UP)
+        if task.stage is Stage.ENCODE:
+            return self._repeat(model, repeats, lambda: model._encode_anew(generations[0].prompt, ""))
+        batch = model.prepare(generations, model.encode(generations))
+        if task.stage is Stage.DECODE:
+            return self._repeat(model, repeats, lambda: model.decode(batch))
+        try:
+            self._switch(task.model, batch, members)
+        except GenServeError:
+            return ()
+        return self._repeat(model, repeats, lambda: model.step(batch))
+
+    def time_prices(self, task: Task, members: tuple[str, ...], repeats: int) -> dict[str, int]:
+        """Median price of a pause, a resume and a move on one process, and of a change of degree in a group."""
+        model, parallel = self._load(task.model)
+        (generation,) = self._generations(task, steps=4)
+        batch = model.prepare([generation], model.encode([generation]))
+        parallel.switch(None)
+        model.step(batch)
+        content = snapshot(model, batch).to_bytes()
+        prices = {
+            "pause_us": self._median(model, repeats, lambda: snapshot(model, batch)),
+            "resume_us": self._median(model, repeats, lambda: load(model, generation, content)),
+        }
+        prices["move_us"] = prices["resume_us"] + self._median(
+            model, repeats, lambda: snapshot(model, batch).to_bytes()
+        )
+        if len(members) > 1 and self._world is not None:
+            prices["switch_us"] = self._median(
+                model, repeats, lambda: self._widen_and_narrow(model, parallel, batch, members)
+            )
+        return prices
+
+    def _widen_and_narrow(
+        self, model: DiffusionModel, parallel: Parallel, batch: Denoising, members: tuple[str, ...]
+    ) -> None:
+        """What a segment on more processes costs beside its steps: sharing the state, and putting the hooks on."""
+        assert self._world is not None
+        group = self._world.group(members)
+        if self._me == members[0]:
+            group.say(members[0], 1, pack(model, batch))
+        else:
+            batch = unpack(model, group.hear(members[0])[1])
+        parallel.switch(group, batch)
+        parallel.switch(None)
+
+    def _switch(self, name: str, batch: Denoising, members: tuple[str, ...]) -> None:
+        _, parallel = self._load(name)
+        if len(members) == 1:
+            parallel.switch(None)
+            return
+        assert self._world is not None
+        parallel.switch(self._world.group(members), batch)
+
+    def _repeat(self, model: DiffusionModel, repeats: int, work: Callable[[], object]) -> tuple[int, ...]:
+        return tuple(self._times(model, repeats, work))[WARM_UP:]
+
+    def _median(self, model: DiffusionModel, repeats: int, work: Callable[[], object]) -> int:
+        return round(statistics.median(self._repeat(model, repeats, work)))
+
+    @torch.no_grad()
+    def _times(self, model: DiffusionModel, repeats: int, work: Callable[[], object]) -> Iterator[int]:
+        for _ in range(repeats + WARM_UP):
+            began_ns = time.perf_counter_ns()
+            work()
+            model.synchronize()
+            yield (time.perf_counter_ns() - began_ns) // 1000
+
+    def _generations(self, task: Task, *, steps: int) -> list[Generation]:
+        entry = self._catalog.get(task.model)
+        return [
+            Generation(
+                prompt="a lighthouse at dusk",
+                steps=steps,
+                seed=seed,
+                guidance_scale=entry.default_guidance_scale,
+                width=task.shape.width,
+                height=task.shape.height,
+                frames=task.shape.frames,
+            )
+            for seed in range(task.batch)
+        ]
+
+    def _load(self, name: str) -> tuple[DiffusionModel, Parallel]:
+        if name not in self._models:
+            model = load_model(self._catalog.get(name), self._models_dir, device=self._device)
+            self._models[name] = model, build_parallel(model.pipeline)
+        return self._models[name]
+
+
+def serve(connection: Connection, arguments: dict[str, Any]) -> None:
+    """Obey until the pipe is closed."""
+    meter = Meter(**arguments)
+    while True:
+        try:
+            method, args = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send((True, getattr(meter, method)(*args)))
+        except Exception as error:
+            connection.send((False, f"{type(error).__name__}: {error}"))

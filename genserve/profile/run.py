@@ -1,0 +1,121 @@
+"""Time everything that a plan names, with one process per device, and make a cost table of it."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from genserve.diffusion.catalog import Catalog
+from genserve.domain.costs import Prices
+from genserve.errors import InvariantBroken
+from genserve.profile.table import Profile, Task, Timing, spread_of, stages_of
+
+PACKAGES = ("torch", "diffusers", "transformers")
+
+
+class Meters:
+    """The measuring processes, ``rank-0`` first; a context manager that ends them."""
+
+    def __init__(self, count: int, catalog: Catalog, models_dir: Path, *, device: str, threads: int) -> None:
+        self.names = tuple(f"rank-{index}" for index in range(count))
+        self._context = multiprocessing.get_context("spawn")
+        self._pipes: dict[str, Connection] = {}
+        self._processes: list[Any] = []
+        self._store: Any = None
+        for index, name in enumerate(self.names):
+            place = f"cuda:{index}" if device == "cuda" else device
+            arguments = {"catalog": catalog, "models_dir": models_dir, "device": place, "threads": threads}
+            self._start(name, {"me": name, **arguments})
+
+    def __enter__(self) -> Meters:
+        from genserve.diffusion.parallel_world import host_store
+
+        if len(self.names) > 1:
+            self._store = host_store(120.0)
+            self.ask(self.names, "join", self._store.port, self.names)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    def ask(self, names: Sequence[str], method: str, *args: Any) -> list[Any]:
+        """The answer of each; raises InvariantBroken ``profile_failed`` with what went wrong there."""
+        for name in names:
+            self._pipes[name].send((method, args))
+        answers = [self._pipes[name].recv() for name in names]
+        for name, (is_fine, answer) in zip(names, answers, strict=True):
+            if not is_fine:
+                raise InvariantBroken("profile_failed", f"{name} during {method} {args[:1]}: {answer}")
+        return [answer for _, answer in answers]
+
+    def _start(self, name: str, arguments: dict[str, Any]) -> None:
+        from genserve.profile.measure import serve
+
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(theirs, arguments), daemon=True)
+        process.start()
+        self._pipes[name] = ours
+        self._processes.append(process)
+
+
+def profile(
+    tasks: Sequence[Task], meters: Meters, *, name: str, repeats: int, progress: Callable[[Task], None] = lambda _: None
+) -> Profile:
+    """Time the tasks; one that the model cannot do at that degree has no row.
+
+    Prices are those of the dearest model and shape at hand: too high costs less than too low.
+    """
+    timings, prices = [], Prices()
+    for task in tasks:
+        members = meters.names[: task.degree]
+        times = meters.ask(members, "time", task, members, repeats)[0]
+        if times:
+            timings.append(Timing(task, times))
+        progress(task)
+    for model in dict.fromkeys(task.model for task in tasks):
+        largest = max((t for t in tasks if t.model == model), key=lambda t: t.shape.pixels)
+        pair = meters.names[:2]
+        prices = _dearest(prices, meters.ask(pair, "time_prices", largest, pair, repeats)[0])
+    return Profile(
+        name=name,
+        stages=stages_of(timings),
+        prices=prices,
+        device=device_name(),
+        versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        spread=spread_of(timings),
+    )
+
+
+def _dearest(prices: Prices, measured: dict[str, int]) -> Prices:
+    from msgspec.structs import asdict
+
+    known = asdict(prices) if prices != Prices() else {"load_us": prices.load_us}
+    return Prices(**{**known, **{key: max(us, known.get(key, 0)) for key, us in measured.items()}})
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's with its number of cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"{_processor()}, {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
