@@ -39,6 +39,7 @@ class Request(Struct, frozen=True):
     stopping: bool = False
     pace_permille: int = 0
     told: str = ""
+    score_permille: int = -1
 
     @property
     def request_id(self) -> str:
@@ -47,6 +48,11 @@ class Request(Struct, frozen=True):
     @property
     def steps_left(self) -> int:
         return self.spec.steps - self.step
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the light model of a cascade has answered and nobody has decided about the answer yet."""
+        return self.score_permille >= 0
 
     @property
     def is_idle(self) -> bool:

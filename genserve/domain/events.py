@@ -110,6 +110,13 @@ class ArtifactStored(Event, frozen=True):
     index: int = 0
 
 
+class AnswerScored(Event, frozen=True):
+    """The light model of a cascade has answered, and how good the answer is; it stands unless the plan defers it."""
+
+    attempt: int
+    score_permille: int
+
+
 class AttemptFailed(Event, frozen=True):
     """This attempt is over; the request goes on from its checkpoint as the next one, if the budget allows."""
 
@@ -253,6 +260,7 @@ AnyEvent = (
     | RequestPaused
     | LatentsCheckpointed
     | ArtifactStored
+    | AnswerScored
     | AttemptFailed
     | RequestCompleted
     | RequestCancelled

@@ -15,7 +15,7 @@ from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState, Pace, Request, Segment, Worker
 from genserve.domain.costs import CostTable
 from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
-from genserve.domain.plan import Cancel, Start, Yield
+from genserve.domain.plan import Accept, Cancel, Defer, Start, Yield
 from genserve.domain.request import Checkpoint, Stage, Status
 
 FOLD_VERSION = 1
@@ -154,6 +154,12 @@ def _latents_checkpointed(draft: Draft, event: e.LatentsCheckpointed, recorded: 
         draft.requests[request.request_id] = replace(request, checkpoint=checkpoint)
 
 
+def _answer_scored(draft: Draft, event: e.AnswerScored, recorded: e.Recorded) -> None:
+    request = draft.find(recorded)
+    if request is not None and event.attempt == request.attempt and request.status is Status.FINISHING:
+        draft.requests[request.request_id] = replace(request, score_permille=event.score_permille)
+
+
 def _attempt_failed(draft: Draft, event: e.AttemptFailed, recorded: e.Recorded) -> None:
     request = draft.find(recorded)
     if request is not None and event.attempt == request.attempt:
@@ -243,10 +249,35 @@ def _plan_decided(draft: Draft, event: e.PlanDecided, recorded: e.Recorded) -> N
             request = draft.requests.get(action.request_id)
             if request is not None:
                 draft.requests[action.request_id] = replace(request, stopping=True)
+        elif isinstance(action, Accept | Defer):
+            _apply_answer(draft, action)
     for waiting in event.waiting:
         request = draft.requests.get(waiting.request_id)
         if request is not None:
             draft.requests[waiting.request_id] = replace(request, told=waiting.reason)
+
+
+def _apply_answer(draft: Draft, action: Accept | Defer) -> None:
+    """An accepted answer is the result; a deferred request waits again, as one for the heavy model."""
+    request = draft.requests.get(action.request_id)
+    if request is None or not request.is_answered:
+        return
+    request = replace(request, score_permille=-1)
+    if isinstance(action, Defer):
+        spec = request.spec
+        spec = replace(spec, model=spec.heavy_model, steps=spec.heavy_steps or spec.steps, heavy_model="")
+        request = replace(
+            request,
+            spec=spec,
+            status=Status.WAITING,
+            stage=Stage.ENCODE,
+            step=0,
+            degree=0,
+            checkpoint=None,
+            pace_permille=0,
+            told="",
+        )
+    draft.requests[action.request_id] = request
 
 
 def _apply_start(draft: Draft, start: Start, clock_us: int) -> None:
@@ -294,6 +325,7 @@ _HANDLERS: dict[type[e.Event], Callable[[Draft, Any, e.Recorded], None]] = {
     e.StageFinished: _stage_finished,
     e.RequestPaused: _request_paused,
     e.LatentsCheckpointed: _latents_checkpointed,
+    e.AnswerScored: _answer_scored,
     e.AttemptFailed: _attempt_failed,
     e.RequestCompleted: _request_ended,
     e.RequestCancelled: _request_ended,

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from genserve.domain import events as e
 from genserve.domain.ids import REQUEST_STREAM
-from genserve.domain.plan import Start
+from genserve.domain.plan import Defer, Start
 from genserve.domain.request import Stage
 
 
@@ -194,6 +194,8 @@ class LawBook:
         for action in event.actions:
             if isinstance(action, Start):
                 self._decide(recorded, action)
+            elif isinstance(action, Defer) and action.request_id not in self._ended:
+                self._life(action.request_id).done = 0
 
     def _decide(self, recorded: e.Recorded, start: Start) -> None:
         name = start.segment_id

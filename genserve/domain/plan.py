@@ -43,6 +43,20 @@ class Cancel(Action, frozen=True, tag="cancel"):
     reason: str
 
 
+class Accept(Action, frozen=True, tag="accept"):
+    """The light answer of a cascade stands: the request completes."""
+
+    request_id: str
+    reason: str
+
+
+class Defer(Action, frozen=True, tag="defer"):
+    """The light answer is not good enough: the request begins anew on its heavy model."""
+
+    request_id: str
+    reason: str
+
+
 class Load(Action, frozen=True, tag="load"):
     """Bring a stage's weights onto a worker."""
 
@@ -61,7 +75,7 @@ class Unload(Action, frozen=True, tag="unload"):
     reason: str
 
 
-AnyAction = Start | Yield | Cancel | Load | Unload
+AnyAction = Start | Yield | Cancel | Accept | Defer | Load | Unload
 
 
 class Waiting(Struct, frozen=True):

@@ -85,6 +85,8 @@ class RequestSpec(Struct, frozen=True, omit_defaults=True):
     traceparent: str = ""
     heavy_model: str = ""
     """For a cascade: the model that takes over when the answer of ``model`` is not good enough."""
+    heavy_steps: int = 0
+    """Steps of the heavy model; 0 means as many as those of the light one."""
 
     @property
     def is_guided(self) -> bool:

@@ -6,7 +6,7 @@ Checked before a plan is recorded, live and in simulation, so that an illegal on
 from __future__ import annotations
 
 from genserve.domain.cluster import ClusterState, Request
-from genserve.domain.plan import Cancel, Load, Plan, Start, Unload, Yield
+from genserve.domain.plan import Accept, Cancel, Defer, Load, Plan, Start, Unload, Yield
 from genserve.domain.request import Stage, Status
 
 _ORDER = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
@@ -22,6 +22,8 @@ def find_faults(state: ClusterState, plan: Plan) -> list[str]:
             check.yields(action)
         elif isinstance(action, Cancel):
             check.known_request(action.request_id, "cancelled")
+        elif isinstance(action, Accept | Defer):
+            check.answered(action)
         elif isinstance(action, Load | Unload):
             check.known_worker(action.worker_id)
     return check.faults
@@ -46,6 +48,15 @@ class _Check:
         if request is None:
             self.fault(f"{request_id} is {verb} but is not a live request")
         return request
+
+    def answered(self, action: Accept | Defer) -> None:
+        request = self.known_request(action.request_id, "answered")
+        if request is None:
+            return
+        if not request.is_answered:
+            self.fault(f"{action.request_id} has no answer to accept or defer")
+        elif isinstance(action, Defer) and not request.spec.heavy_model:
+            self.fault(f"{action.request_id} is deferred but has no heavy model")
 
     def known_worker(self, worker_id: str) -> bool:
         if worker_id not in self.state.workers:

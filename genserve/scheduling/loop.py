@@ -21,7 +21,7 @@ from genserve.errors import InvariantBroken
 from genserve.planners.interface import Planner
 from genserve.planners.validate import find_faults
 from genserve.scheduling.digest import state_digest
-from genserve.scheduling.settle import cancels, verdicts
+from genserve.scheduling.settle import accepts, cancels, verdicts
 
 _NO_TRIGGER = (
     e.PlanDecided,
@@ -103,7 +103,7 @@ class Loop:
         began_ns = time.perf_counter_ns()
         state = replace(self.state, clock_us=max(now_us, self.state.recorded_us))
         plan = self.planner.plan(state, self.memory)
-        plan = replace(plan, actions=(*cancels(state), *plan.actions), waiting=self._news(plan))
+        plan = replace(plan, actions=(*cancels(state), *plan.actions, *accepts(state, plan)), waiting=self._news(plan))
         faults = find_faults(state, plan)
         if faults:
             raise InvariantBroken("illegal_plan", f"{self.planner.name} at {state.position}: {'; '.join(faults)}")

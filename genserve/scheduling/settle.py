@@ -5,7 +5,7 @@ from __future__ import annotations
 from genserve.domain.cluster import ClusterState, Request
 from genserve.domain.events import AnyEvent, RequestCancelled, RequestFailed
 from genserve.domain.ids import request_stream
-from genserve.domain.plan import Cancel
+from genserve.domain.plan import Accept, Cancel, Defer, Plan
 from genserve.domain.request import Status
 
 MAX_FAILURES = 4
@@ -30,6 +30,15 @@ def _find_verdict(request: Request) -> AnyEvent | None:
     if request.failures > MAX_FAILURES:
         return RequestFailed("attempts_exhausted", f"{request.failures} attempts failed, {MAX_FAILURES} are allowed")
     return None
+
+
+def accepts(state: ClusterState, plan: Plan) -> tuple[Accept, ...]:
+    """A light answer that the planner does not defer stands: planners that know no cascades need not learn them."""
+    answered = [r.request_id for r in state.requests.values() if r.is_answered]
+    if not answered:
+        return ()
+    decided = {a.request_id for a in plan.actions if isinstance(a, Accept | Defer)}
+    return tuple(Accept(r, "the light answer stands") for r in sorted(answered) if r not in decided)
 
 
 def cancels(state: ClusterState) -> tuple[Cancel, ...]:

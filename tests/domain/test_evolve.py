@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
 from genserve.domain.evolve import evolve, fold
-from genserve.domain.plan import Cancel, Start, Yield
+from genserve.domain.plan import Accept, Cancel, Defer, Start, Yield
 from genserve.domain.request import Checkpoint, Stage, Status
 from genserve.planners.registry import build_planner
 from genserve.simulate.simulation import Outage, Scenario, simulate
@@ -155,3 +155,33 @@ def test_a_restarted_worker_begins_empty_and_an_older_incarnation_is_ignored() -
     history = a_running_request().add("worker/w0", e.WorkerJoined("w0", 2))
     assert history.state.workers["w0"].queue == ()
     assert history.add("worker/w0", e.WorkerJoined("w0", 1)).state.workers["w0"].incarnation == 2
+
+
+def an_answered_cascade(*, heavy_steps: int = 7) -> History:
+    """The light model of a cascade has answered and its answer scored 0.3."""
+    spec = a_request(heavy_model="heavy", heavy_steps=heavy_steps)
+    history = a_cluster(1, requests=[spec]).decide(a_start(stage=Stage.DECODE))
+    history.of("r1", e.StageStarted("s-r1-decode", Stage.DECODE, 0, ("w0",)))
+    return history.of("r1", e.StageFinished("s-r1-decode", Stage.DECODE, 0, 5), e.AnswerScored(0, 300))
+
+
+def test_a_scored_answer_waits_for_a_decision_and_for_no_gpu() -> None:
+    request = an_answered_cascade().state.requests["r1"]
+    assert (request.is_answered, request.is_idle, request.score_permille) == (True, False, 300)
+
+
+def test_a_deferred_answer_begins_anew_on_the_heavy_model() -> None:
+    request = an_answered_cascade().decide(Defer("r1", "")).state.requests["r1"]
+    assert (request.spec.model, request.spec.steps, request.spec.heavy_model) == ("heavy", 7, "")
+    assert (request.status, request.stage, request.step) == (Status.WAITING, Stage.ENCODE, 0)
+
+
+def test_an_accepted_answer_only_has_to_be_stored() -> None:
+    request = an_answered_cascade().decide(Accept("r1", "")).state.requests["r1"]
+    assert (request.status, request.is_answered) == (Status.FINISHING, False)
+
+
+def test_a_deferral_without_an_answer_changes_nothing() -> None:
+    history = a_running_request()
+    before = history.state.requests["r1"]
+    assert history.decide(Defer("r1", "")).state.requests["r1"] == before

@@ -119,6 +119,7 @@ _LINES: dict[type[e.Event], tuple[str, str, Callable[[Any], Fields]]] = {
         "artifact stored",
         lambda event: {"artifact": event.artifact.kind, "uri": event.artifact.uri, "index": event.index},
     ),
+    e.AnswerScored: ("info", "answer scored", _plain("attempt", "score_permille")),
     e.AttemptFailed: ("warning", "attempt failed", _plain("attempt", "code", "message", "retryable")),
     e.RequestCompleted: ("info", "request completed", _plain("attempt")),
     e.RequestCancelled: ("info", "request cancelled", _plain("reason")),
