@@ -23,7 +23,7 @@ Mix = Annotated[str, typer.Option(help="light, balanced, heavy, or a share of vi
 Sizes = Annotated[str, typer.Option(help="uniform or skewed (towards large sizes).")]
 Rate = Annotated[float, typer.Option(help="Requests per minute.")]
 Sigma = Annotated[float, typer.Option(help="Deadlines are multiplied by this.")]
-ArrivalsName = Annotated[str, typer.Option("--arrivals", help="poisson, bursty or constant.")]
+ArrivalsName = Annotated[str, typer.Option("--arrivals", help="poisson, bursty, wave or constant.")]
 Cv = Annotated[float, typer.Option(help="Coefficient of variation of bursty gaps.")]
 Requests = Annotated[int, typer.Option(help="Requests per seed.")]
 Duration = Annotated[float, typer.Option("--duration", help="Seconds of arrivals instead of a number of requests.")]

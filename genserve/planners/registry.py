@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 import msgspec
 
 from genserve.errors import CallerError
+from genserve.planners.diffserve import DiffServe
 from genserve.planners.edf import Edf
 from genserve.planners.edf_best_fit import EdfBestFit
 from genserve.planners.fifo import Fifo
@@ -37,6 +38,7 @@ _BUILT_IN: tuple[type[Policy], ...] = (
     GenServeIdeal,
     TetriServe,
     TridentServe,
+    DiffServe,
     Save,
 )
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 from genserve.domain.costs import CostData, CostTable, Prices, StageCost
 from genserve.domain.request import Media, Shape, Stage
 from genserve.errors import CallerError
+from genserve.simulate.cascades import load_cascade, paper_data
 
 SECOND_US = 1_000_000
 
@@ -32,6 +33,7 @@ class RequestClass(Struct, frozen=True):
     shape: Shape
     steps: int
     allowance_us: int
+    heavy_model: str = ""
 
 
 class Calibration(Struct, frozen=True):
@@ -41,6 +43,8 @@ class Calibration(Struct, frozen=True):
     costs: CostData
     classes: tuple[RequestClass, ...]
     note: str = ""
+    deferral: tuple[tuple[float, float], ...] = ()
+    """f(t) of a cascade: how many answers score below t."""
 
     @property
     def table(self) -> CostTable:
@@ -72,11 +76,6 @@ def load_calibration(name_or_path: str) -> Calibration:
         ) from error
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise CallerError("invalid_calibration", f"{name_or_path}: {error!r}") from error
-
-
-def paper_data(name: str) -> Any:
-    """A data file of the papers, as shipped."""
-    return json.loads((resources.files("genserve.simulate") / "data" / "papers" / f"{name}.json").read_text())
 
 
 def us(seconds: float) -> int:
@@ -200,6 +199,20 @@ def _trident_stages(diffuse_us: int) -> tuple[int, int]:
     return round(diffuse_us * encode / diffuse), round(diffuse_us * decode / diffuse)
 
 
+# ── DiffServe ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _diffserve(name: str, tree: dict[str, Any]) -> Calibration:
+    """A cascade of the release: whole batches as one step, since only their latencies are published."""
+    cascade, shape, rows = load_cascade(tree["cascade"]), Shape(512, 512), []
+    for model, table in ((tree["light"], cascade.light_ms), (tree["heavy"], cascade.heavy_ms)):
+        extra = paper_data("diffserve_costs")["discriminator_ms"] if model == tree["light"] else 0
+        rows += [StageCost(model, Stage.DENOISE, shape, us((ms + extra) / 1000), 1, b) for b, ms in table.items()]
+        rows += [StageCost(model, s, shape, 1) for s in (Stage.ENCODE, Stage.DECODE)]
+    kind = RequestClass("image-512", tree["light"], Media.IMAGE, shape, 1, us(cascade.slo_s), tree["heavy"])
+    return Calibration(name, _cost_data(name, rows, tree), (kind,), tree["note"], cascade.deferral)
+
+
 # ── common ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -224,5 +237,6 @@ _FAMILIES: dict[str, Callable[[str, dict[str, Any]], Calibration]] = {
     "genserve": _genserve,
     "tetriserve": _tetriserve,
     "tridentserve": _tridentserve,
+    "diffserve": _diffserve,
     "table": _table,
 }

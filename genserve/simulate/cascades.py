@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
+from typing import Any
+
 from genserve.planners.diffserve_allocation import Cascade
-from genserve.simulate.calibration import paper_data
+
+
+def paper_data(name: str) -> Any:
+    """A data file of the papers, as shipped."""
+    return json.loads((resources.files("genserve.simulate") / "data" / "papers" / f"{name}.json").read_text())
+
 
 _NAMES = {1: ("SD-Turbo", "SDv1.5"), 2: ("SDXS", "SDv1.5"), 3: ("SDXL-Lightning", "SDXL")}
 

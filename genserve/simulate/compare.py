@@ -88,7 +88,9 @@ def build_scenario(setting: Setting, seed: int) -> Scenario:
     if setting.is_told:
         costs, errors = true_costs(costs, errors, seed=seed), Errors(noise=errors.noise)
     pool = (setting.gpus, setting.gpus_per_node, errors)
-    return Scenario(requests, CostTable(costs), *pool, seed=seed, admission=setting.admission)
+    return Scenario(
+        requests, CostTable(costs), *pool, seed=seed, deferral=calibration.deferral, admission=setting.admission
+    )
 
 
 def run_one(setting: Setting, entrant: Entrant, seed: int) -> Score:
@@ -193,6 +195,7 @@ def summarise(scores: Sequence[Score], *, against: Sequence[Score]) -> dict[str,
         "classes": shares,
         "gain_of_first": mean_ci(gains),
         "latency_s": {g: _mean_maps([s.latency_s.get(g, {}) for s in scores]) for g in groups},
+        "heavy_share": mean_ci([s.heavy_share for s in scores]),
         "refused": fmean(s.refused for s in scores),
         "admitted_on_time": fmean(s.admitted_on_time for s in scores),
         "completed": fmean(s.completed for s in scores),

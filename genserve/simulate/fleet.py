@@ -11,7 +11,7 @@ from functools import partial
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState, Request, Segment
 from genserve.domain.ids import request_stream, worker_stream
-from genserve.domain.plan import Cancel, Load, Start, Unload, Yield
+from genserve.domain.plan import Accept, Cancel, Defer, Load, Start, Unload, Yield
 from genserve.domain.request import RequestSpec, Stage, Status
 from genserve.simulate.agenda import Agenda
 from genserve.simulate.truth import Truth
@@ -130,6 +130,10 @@ class Fleet:
                 self._yield(action.segment_id)
             elif isinstance(action, Cancel):
                 self._cancel(action.request_id)
+            elif isinstance(action, Accept):
+                self._say(action.request_id, e.RequestCompleted(self._samples.pop(action.request_id).attempt))
+            elif isinstance(action, Defer):
+                del self._samples[action.request_id]
             elif isinstance(action, Load):
                 self._load(action)
             elif isinstance(action, Unload):
@@ -243,9 +247,16 @@ class Fleet:
             sample.jobs.remove(job.segment_id)
             self._say(request_id, e.StageFinished(job.segment_id, job.stage, sample.attempt, took_us))
             if job.stage is Stage.DECODE:
-                self._say(request_id, e.RequestCompleted(sample.attempt))
-                del self._samples[request_id]
+                self._answer(request_id, sample)
         self._remove(job)
+
+    def _answer(self, request_id: str, sample: Sample) -> None:
+        """The pixels exist: done, or for the light model of a cascade, scored."""
+        if sample.spec.heavy_model:
+            self._say(request_id, e.AnswerScored(sample.attempt, self._truth.score_permille(sample.spec)))
+        else:
+            self._say(request_id, e.RequestCompleted(sample.attempt))
+            del self._samples[request_id]
 
     def _pause(self, job: Job) -> None:
         for request_id in tuple(job.members):

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from genserve.domain import events as e
 from genserve.domain.ids import REQUEST_STREAM
+from genserve.domain.plan import Defer
 from genserve.domain.request import Media, RequestSpec, Stage
 
 
@@ -58,6 +59,7 @@ class Scorer:
     def __init__(self) -> None:
         self.busy_us = 0
         self.refused = 0
+        self.deferred = 0
         self._lives: dict[str, _Life] = {}
         self._running: dict[str, tuple[int, int]] = {}
 
@@ -79,6 +81,8 @@ class Scorer:
                 self._lives[recorded.stream[len(REQUEST_STREAM) :]].stopped_us = now_us
         elif isinstance(event, e.RequestCompleted):
             self._lives[recorded.stream[len(REQUEST_STREAM) :]].finished_us = now_us
+        elif isinstance(event, e.PlanDecided):
+            self.deferred += sum(isinstance(a, Defer) for a in event.actions)
         elif isinstance(event, e.RequestFailed) and event.code == "refused":
             self.refused += 1
 
@@ -92,6 +96,7 @@ class Scorer:
         """Add what another one saw, of other requests and GPUs."""
         self.busy_us += other.busy_us
         self.refused += other.refused
+        self.deferred += other.deferred
         self._lives.update(other._lives)
 
     @property
@@ -126,6 +131,7 @@ class Score(Struct, frozen=True):
     requests: int
     refused: float = 0.0
     admitted_on_time: float = 0.0
+    heavy_share: float = 0.0
 
 
 def score(scorer: Scorer, *, gpus: int, decision_us: Sequence[int]) -> Score:
@@ -145,6 +151,7 @@ def score(scorer: Scorer, *, gpus: int, decision_us: Sequence[int]) -> Score:
         decision_us={"p50": percentile(decision_us, 50), "p99": percentile(decision_us, 99), "max": max(decision_us)},
         requests=len(outcomes),
         refused=scorer.refused / count,
+        heavy_share=scorer.deferred / count,
         admitted_on_time=sum(o.is_met for o in outcomes) / max(1, len(outcomes) - scorer.refused),
     )
 

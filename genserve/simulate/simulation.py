@@ -54,6 +54,7 @@ class Scenario(Struct, frozen=True):
     cancels: tuple[tuple[int, str], ...] = ()
     seed: int = 0
     progress_us: int = 0
+    deferral: tuple[tuple[float, float], ...] = ()
     admission: float = 0.0
     """How full the pool may be promised (0.75 is the specification's); 0 admits everything."""
 
@@ -178,7 +179,7 @@ def simulate(
     Raises InvariantBroken ``law_broken`` when the log breaks a law and ``livelock`` when decisions never settle.
     """
     agenda, laws = Agenda(), LawBook()
-    truth = Truth(scenario.costs, errors=scenario.errors, seed=scenario.seed)
+    truth = Truth(scenario.costs, errors=scenario.errors, seed=scenario.seed, deferral=scenario.deferral)
     fleet = Fleet(agenda, truth, progress_us=scenario.progress_us)
     simulation = Simulation(
         planner, agenda=agenda, fleet=fleet, observers=(laws.watch, *observers), digest=digest, keep_log=keep_log

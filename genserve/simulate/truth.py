@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from genserve.domain.costs import CostData, CostTable, Prices
 from genserve.domain.request import RequestSpec, Shape, Stage
+from genserve.planners.diffserve_allocation import interpolate
 
 
 class Errors(Struct, frozen=True):
@@ -35,12 +36,19 @@ class Truth:
     """Costs as they turn out; ``prices`` may differ from those of the table as well."""
 
     def __init__(
-        self, costs: CostTable, *, prices: Prices | None = None, errors: Errors = NO_ERRORS, seed: int = 0
+        self,
+        costs: CostTable,
+        *,
+        prices: Prices | None = None,
+        errors: Errors = NO_ERRORS,
+        seed: int = 0,
+        deferral: tuple[tuple[float, float], ...] = (),
     ) -> None:
         self.costs = costs
         self.prices = prices or costs.prices
         self._errors = errors
         self._seed = seed
+        self._quantiles = ((0.0, 0.0), *((f, t) for t, f in deferral), (1.0, 1.0))
         self._draws = random.Random(f"noise/{seed}")
         self._factors: dict[tuple[str, Shape], float] = {}
 
@@ -52,6 +60,11 @@ class Truth:
     def stage_us(self, spec: RequestSpec, stage: Stage, *, batch: int) -> int:
         table = self.costs.stage_us(spec.model, stage, spec.shape, batch=batch)
         return max(1, round(table * self._noise()))
+
+    def score_permille(self, spec: RequestSpec) -> int:
+        """How good the light answer is: below threshold t with probability f(t), the cascade's deferral curve."""
+        draw = random.Random(f"score/{self._seed}/{spec.request_id}").random()
+        return round(1000 * interpolate(self._quantiles, draw))
 
     def start_us(self, samples: Sequence[tuple[bool, int, str]], workers: tuple[str, ...]) -> int:
         """What a denoising segment pays before its first step: (was paused, last degree, home) of each member."""

@@ -30,7 +30,8 @@ class Workload(Struct, frozen=True):
     """What arrives. ``rate`` is requests per minute; ``requests`` wins over ``duration_s`` where both are set.
 
     ``mix`` and ``sizes`` apply where classes are labelled image-S to video-L; elsewhere ``sizes`` may be "uniform" or
-    "skewed" (TetriServe's formula over pixels). ``arrivals`` is poisson, bursty (Gamma gaps of ``cv``) or constant.
+    "skewed" (TetriServe's formula over pixels). ``arrivals`` is poisson, bursty (Gamma gaps of
+    ``cv``), wave (DiffServe's: the rate swells from an eighth to all of it and back) or constant.
     """
 
     calibration: str = "genserve"
@@ -98,16 +99,27 @@ def _arrival_times(workload: Workload, draw: random.Random) -> Iterator[int]:
             now_s += draw.expovariate(1 / mean_s)
         elif workload.arrivals == "bursty":
             now_s += draw.gammavariate(shape, mean_s / shape)
+        elif workload.arrivals == "wave":
+            now_s = _next_in_wave(workload, now_s, draw)
         elif workload.arrivals == "constant":
             now_s += mean_s
         else:
             raise CallerError(
-                "invalid_workload", f"arrivals are poisson, bursty or constant, got {workload.arrivals!r}"
+                "invalid_workload", f"arrivals are poisson, bursty, wave or constant, got {workload.arrivals!r}"
             )
         if _is_over(workload, now_s, count):
             return
         count += 1
         yield round(now_s * SECOND_US)
+
+
+def _next_in_wave(workload: Workload, now_s: float, draw: random.Random) -> float:
+    """Poisson with a rate that swells from an eighth of ``rate`` to all of it and back within ``duration_s``."""
+    while True:
+        now_s += draw.expovariate(workload.rate / 60)
+        swell = 0.5 - 0.5 * math.cos(2 * math.pi * now_s / max(1.0, workload.duration_s or 350.0))
+        if draw.random() < 0.125 + 0.875 * swell:
+            return now_s
 
 
 def _is_over(workload: Workload, now_s: float, count: int) -> bool:
@@ -124,6 +136,7 @@ def _spec(kind: RequestClass, at_us: int, index: int, sigma: float) -> RequestSp
         arrival_us=at_us,
         deadline_us=at_us + round(kind.allowance_us * sigma),
         slo_class=kind.label,
+        heavy_model=kind.heavy_model,
     )
 
 

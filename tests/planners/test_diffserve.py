@@ -6,6 +6,9 @@ import pytest
 
 from genserve.planners.diffserve_allocation import Cascade, allocate, fid, heavy_share
 from genserve.simulate.cascades import load_cascade
+from genserve.simulate.compare import Entrant, Setting, run_one
+from genserve.simulate.score import Score
+from genserve.simulate.workloads import Workload
 
 ONE, TWO, THREE = (load_cascade(n) for n in (1, 2, 3))
 SD_TURBO = {20: (0.32, 0.81), 24: (0.23, 0.63), 28: (0.17, 0.539), 32: (0.115, 0.469)}
@@ -77,3 +80,44 @@ def test_10_full_light_share_has_the_worst_quality() -> None:
 def test_the_deferral_curve_is_whole_between_its_ends() -> None:
     assert (heavy_share(ONE, 0.0), heavy_share(ONE, 1.0)) == (0.0, 1.0)
     assert heavy_share(ONE, 0.075) == pytest.approx((0.36 + 0.449) / 2)
+
+
+# ── the planner ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def served(rate: float, *, arrivals: str = "poisson", **parameters: object) -> Score:
+    workload = Workload("diffserve-1", rate=60 * rate, duration_s=60.0, arrivals=arrivals)
+    return run_one(Setting(workload, gpus=16), Entrant("diffserve", parameters), 0)  # type: ignore[arg-type]
+
+
+def test_5_at_a_low_rate_every_answer_goes_on_to_the_heavy_model() -> None:
+    assert served(8).heavy_share > 0.95
+
+
+def test_9_the_heavy_share_falls_as_the_rate_climbs() -> None:
+    shares = [served(rate).heavy_share for rate in (10, 20, 28)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < 0.7
+
+
+def test_10_all_heavy_violates_most_and_all_light_has_the_worst_quality() -> None:
+    late = {t: 1 - served(28, threshold=t).attainment["all"] for t in (0.0, 1.0)}
+    assert late[1.0] > 1 - served(28).attainment["all"] >= late[0.0] == 0.0
+    assert served(28, threshold=0.0).heavy_share == 0.0
+
+
+def test_11_every_request_is_counted_once() -> None:
+    score = served(28)
+    assert score.completed == 1.0
+    assert score.attainment["image"] == score.attainment["all"]
+
+
+def test_planners_that_know_no_cascades_let_light_answers_stand() -> None:
+    setting = Setting(Workload("diffserve-1", rate=600, requests=50), gpus=4)
+    score = run_one(setting, Entrant("fifo"), 0)
+    assert (score.completed, score.heavy_share) == (1.0, 0.0)
+
+
+def test_a_batch_never_waits_to_fill() -> None:
+    workload = Workload("diffserve-1", rate=6, requests=3)
+    assert run_one(Setting(workload, gpus=4), Entrant("diffserve", {"threshold": 0.0}), 0).latency_s["all"]["max"] < 0.2

@@ -57,7 +57,7 @@ def test_planners_have_different_digests() -> None:
 
 
 def test_an_unknown_planner_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(CallerError, match="there are edf, edf_best_fit, fifo"):
+    with pytest.raises(CallerError, match="edf, edf_best_fit, fifo"):
         build_planner("best")
 
 

@@ -140,10 +140,10 @@ def test_a_users_own_costs_and_classes_are_a_calibration(tmp_path: Path) -> None
     ("changes", "says"),
     [
         ({"mix": "much"}, "mix is light, balanced, heavy or a share"),
-        ({"arrivals": "never"}, "arrivals are poisson, bursty or constant"),
+        ({"arrivals": "never"}, "arrivals are poisson, bursty, wave or constant"),
         ({"rate": 0.0}, "rate and cv are positive"),
         ({"trace": "/nothing.csv"}, "/nothing.csv"),
-        ({"calibration": "nothing"}, "shipped: genserve"),
+        ({"calibration": "nothing"}, "genserve-tables"),
     ],
 )
 def test_a_wrong_workload_is_refused_with_what_to_change(changes: dict[str, object], says: str) -> None:
