@@ -88,13 +88,11 @@ def _attainment(rows: dict[str, Any], bound: dict[str, Any] | None) -> str:
             mean, ci = 100 * value["mean"], 100 * value["ci95"]
             opacity = (1, 0.55, 0.35)[j]
             parts.append(_rect(left, top, mean * scale, height, colour=COLOURS[index % len(COLOURS)], opacity=opacity))
-            low, high, middle = left + (mean - ci) * scale, left + min(100, mean + ci) * scale, top + height / 2
+            low, high, middle = left + max(0, mean - ci) * scale, left + min(100, mean + ci) * scale, top + height / 2
             parts.append(f"<path d='M{low:.1f} {middle}H{high:.1f}' stroke='currentColor' stroke-width='1.2'/>")
             text = f"{mean:.1f}" if j == 0 else f"{group} {mean:.0f}"
             size = "" if j == 0 else " style='font-size:9px'"
-            parts.append(
-                f"<text x='{left + max(mean, mean + ci) * scale + 6:.1f}' y='{top + height - 1}'{size}>{text}</text>"
-            )
+            parts.append(f"<text x='{high + 6:.1f}' y='{top + height - 1}'{size}>{text}</text>")
         y += 44
     if bound:
         x = left + 100 * bound["mean"] * scale
