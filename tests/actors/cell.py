@@ -25,7 +25,7 @@ from genserve.domain.cluster import Request
 from genserve.domain.ids import request_stream
 from genserve.domain.laws import Violation, check_laws
 from genserve.domain.request import RequestSpec, Shape, Status
-from genserve.journal.contract import Group, Storage
+from genserve.journal.contract import Group, Head, Storage, StorageAway
 from genserve.journal.memory import MemoryStorage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.gateway import Submission
@@ -52,14 +52,32 @@ def a_video(request_id: str = "v1", **changes: Any) -> RequestSpec:
 
 
 class WatchedStorage(MemoryStorage):
-    """A log in memory that calls ``before`` and ``after`` around every commit."""
+    """A log in memory that calls ``before`` and ``after`` around every commit, and goes away on demand."""
 
     def __init__(self, clock_us: Callable[[], int]) -> None:
         super().__init__(clock_us)
         self.before: OnCommit = lambda group: None
         self.after: OnCommit = lambda group: None
+        self.is_away = False
+
+    def head(self) -> Head:
+        self._refuse_if_away()
+        return super().head()
+
+    def take_over(self, holder: str, lease_us: int) -> Head:
+        self._refuse_if_away()
+        return super().take_over(holder, lease_us)
+
+    def renew_lease(self, holder: str, epoch: int, lease_us: int) -> int:
+        self._refuse_if_away()
+        return super().renew_lease(holder, epoch, lease_us)
+
+    def _refuse_if_away(self) -> None:
+        if self.is_away:
+            raise StorageAway("the database was taken away")
 
     def commit(self, group: Group) -> bool:
+        self._refuse_if_away()
         self.before(group)
         due = super().commit(group)
         self.after(group)
@@ -76,6 +94,7 @@ class LocalCell:
         workers: int = 2,
         request_actors: int = 2,
         storage: Storage | None = None,
+        open_storage: Callable[[], Storage] | None = None,
         planner: str = "edf",
         checkpoint_every: int = 2,
         max_queued: int = 100,
@@ -92,10 +111,12 @@ class LocalCell:
             durability=Durability(checkpoint_every_steps=checkpoint_every),
             limits=Limits(max_queued=max_queued),
         )
-        self.storage = WatchedStorage(loop.clock_us) if storage is None else storage
+        self.storage = storage or (open_storage() if open_storage else WatchedStorage(loop.clock_us))
+        self.open_storage = open_storage or (lambda: self.storage)
+        self.reader = self.storage.reader()
         self.hook = hook
         self.workers = tuple(f"worker-{i}" for i in range(workers))
-        self.gateway = ClusterGateway(self.runtime.find(NAME), self.storage.reader())
+        self.gateway = ClusterGateway(self.runtime.find(NAME), self.reader)
 
     # ── composition ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -111,7 +132,7 @@ class LocalCell:
             self.settings,
             slots=slots,
             holder=holder,
-            storage=self.storage,
+            storage=self.open_storage(),
             resign=lambda: self.runtime.crash(NAME),
             clock_us=self.loop.clock_us,
         )
@@ -166,17 +187,20 @@ class LocalCell:
 
     @property
     def log(self) -> list[e.Recorded]:
-        return self.storage.reader().read(0, 100_000)
+        return self.reader.read(0, 100_000)
 
     def events(self, request_id: str, kind: type[e.Event] = e.Event) -> list[Any]:
         stream = request_stream(request_id)
         return [r.event for r in self.log if r.stream == stream and isinstance(r.event, kind)]
 
+    def all_events(self, kind: type[e.Event]) -> list[Any]:
+        return [r.event for r in self.log if isinstance(r.event, kind)]
+
     def story(self, request_id: str) -> list[str]:
         return [type(event).__name__ for event in self.events(request_id)]
 
     def status(self, request_id: str) -> str:
-        row = self.storage.reader().find_request(request_id)
+        row = self.reader.find_request(request_id)
         return "" if row is None else row.status
 
     def live(self, request_id: str) -> Request | None:

@@ -18,10 +18,13 @@ from tests.actors.cell import LocalCell, WatchedStorage, a_video, an_image, told
 from tests.actors.virtual_time import START_US, run
 from tests.builders import SECOND
 
+Kill = Callable[[LocalCell], None]
 REQUESTS = ("v1", "v2", "i1", "i2")
 SOON_US = START_US + 3 * SECOND
 LAST = 66
 """Where the shortest undisturbed run ends, nearly."""
+EVERY = 3
+"""The default suite tries every third position, each victim others; the soak tries all."""
 
 
 async def play(cell: LocalCell) -> None:
@@ -83,13 +86,28 @@ def kill_everything(cell: LocalCell) -> None:
 VICTIMS = (kill_worker, kill_request_actors, kill_scheduler, kill_everything)
 
 
-@pytest.mark.parametrize("position", range(6, LAST))
-@pytest.mark.parametrize("kill", VICTIMS)
+POINTS = [(kill, position) for kill in VICTIMS for position in range(6, LAST)]
+CHOSEN = [(kill, position) for kill, position in POINTS if (position + VICTIMS.index(kill)) % EVERY == 0]
+
+
+@pytest.mark.parametrize(("kill", "position"), CHOSEN)
 def test_a_death_behind_any_position_loses_nothing(
-    kill: Callable[[LocalCell], None], position: int, tmp_path: Path, pixels: dict[str, tuple[str, ...]]
+    kill: Kill, position: int, tmp_path: Path, pixels: dict[str, tuple[str, ...]]
 ) -> None:
+    check_death(kill, position, tmp_path, pixels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kill", "position"), sorted(set(POINTS) - set(CHOSEN), key=POINTS.index))
+def test_a_death_behind_any_other_position_loses_nothing(
+    kill: Kill, position: int, tmp_path: Path, pixels: dict[str, tuple[str, ...]]
+) -> None:
+    check_death(kill, position, tmp_path, pixels)
+
+
+def check_death(kill: Kill, position: int, folder: Path, pixels: dict[str, tuple[str, ...]]) -> None:
     async def main() -> None:
-        cell = await LocalCell(tmp_path).start()
+        cell = await LocalCell(folder).start()
         assert isinstance(cell.storage, WatchedStorage)
         cell.storage.after = at(position, lambda: kill(cell))
         await play(cell)
@@ -102,11 +120,29 @@ def test_a_death_behind_any_position_loses_nothing(
     run(main())
 
 
+@pytest.mark.parametrize("position", range(6, LAST, 4))
+def test_a_death_ahead_of_any_position_loses_nothing(
+    position: int, tmp_path: Path, pixels: dict[str, tuple[str, ...]]
+) -> None:
+    async def main() -> None:
+        cell = await LocalCell(tmp_path).start()
+        assert isinstance(cell.storage, WatchedStorage)
+        cell.storage.before = at(position, lambda: kill_everything(cell))
+        await play(cell)
+        assert cell.violations() == [], told(cell.log)
+        assert cell.pixels(*REQUESTS) == pixels
+
+    run(main())
+
+
 def at(position: int, happen: Callable[[], None]) -> Callable[[Group], None]:
     """Something that happens once, at the commit of that position."""
+    is_due = True
 
     def watch(group: Group) -> None:
-        if group.previous < position <= group.last:
+        nonlocal is_due
+        if is_due and group.previous < position <= group.last:
+            is_due = False
             happen()
 
     return watch

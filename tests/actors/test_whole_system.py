@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,12 +196,16 @@ def test_cancelling_what_was_never_submitted_changes_nothing(in_cell: InCell) ->
     in_cell(test)
 
 
+async def cancel_after(cell: LocalCell, request_id: str, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await cell.gateway.cancel(request_id, "client")
+
+
 def test_many_cancels_at_any_moment_leave_every_request_with_one_end(in_cell: InCell) -> None:
     async def test(cell: LocalCell) -> None:
         names = [f"i{i}" for i in range(12)]
         await cell.submit(*(an_image(name) for name in names))
-        for index, name in enumerate(names):
-            cell.loop.call_later(index * 0.13, partial(asyncio.ensure_future, cell.gateway.cancel(name, "client")))
+        await asyncio.gather(*(cancel_after(cell, name, index * 0.13) for index, name in enumerate(names)))
         await cell.finish(*names)
         assert {cell.status(name) for name in names} == {"completed", "cancelled"}
 

@@ -22,6 +22,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now_s = 0.0
         self._in_threads = 0
         self._sleepers: set[threading.Event] = set()
+        self._is_ending = False
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
@@ -48,7 +49,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         is_over = threading.Event()
         self._sleepers.add(is_over)
         self.call_soon_threadsafe(self._lay_down, seconds, is_over)
-        if not is_over.wait(PATIENCE_S) or self.is_closed():
+        if not is_over.wait(PATIENCE_S) or self._is_ending:
             raise RuntimeError("virtual time stands still")
         self._sleepers.discard(is_over)
 
@@ -61,9 +62,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._sleepers.discard(event)
 
     def close(self) -> None:
-        super().close()
+        """End the threads that sleep and every task, also those that only now begin."""
+        self._is_ending = True
         for sleeper in tuple(self._sleepers):
             sleeper.set()
+        while tasks := asyncio.all_tasks(self):
+            for task in tasks:
+                task.cancel()
+            self.run_until_complete(asyncio.wait(tasks))
+        super().close()
 
     def _lay_down(self, seconds: float, is_over: threading.Event) -> None:
         self._count(-1)
@@ -95,17 +102,6 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop of its own in virtual time."""
+    """Run a coroutine on a loop of its own in virtual time, and end everything that it has started."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_to_the_end(main))
-
-
-async def _to_the_end(main: Coroutine[Any, Any, T]) -> T:
-    """Leave no task behind, also none that was begun by the end of another: it would never be awaited."""
-    try:
-        return await main
-    finally:
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others)
+        return runner.run(main)
