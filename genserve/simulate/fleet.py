@@ -9,63 +9,13 @@ from collections.abc import Iterable
 from functools import partial
 
 from genserve.domain import events as e
-from genserve.domain.cluster import ClusterState, Request, Segment
+from genserve.domain.cluster import ClusterState, Segment
 from genserve.domain.ids import request_stream, worker_stream
 from genserve.domain.plan import Accept, Cancel, Defer, Load, Start, Unload, Yield
-from genserve.domain.request import RequestSpec, Stage, Status
+from genserve.domain.request import Stage
 from genserve.simulate.agenda import Agenda
+from genserve.simulate.jobs import Job, Sample
 from genserve.simulate.truth import Truth
-
-
-class Sample:
-    """What the cluster knows about one request: where its latents are and how far they got."""
-
-    __slots__ = ("attempt", "degree", "home", "jobs", "spec", "step", "was_paused")
-
-    def __init__(self, request: Request) -> None:
-        self.spec: RequestSpec = request.spec
-        self.attempt = request.attempt
-        self.step = request.step
-        self.degree = request.degree
-        self.home = request.home
-        self.was_paused = request.status is Status.PAUSED
-        self.jobs: list[str] = []
-
-
-class Job:
-    """A segment on simulated GPUs. ``began_us`` is when its first step began, ``ticket`` voids stale happenings."""
-
-    __slots__ = (
-        "after", "began_us", "from_step", "is_running", "members", "paid_us", "period_us", "reported", "segment_id",
-        "stage", "stopping", "ticket", "to_step", "workers",
-    )  # fmt: skip
-
-    def __init__(self, start: Start | Segment) -> None:
-        self.segment_id = start.segment_id
-        self.members = list(start.request_ids)
-        self.stage = start.stage
-        self.workers = start.workers
-        self.from_step = start.from_step
-        self.to_step = start.to_step
-        self.after = start.after
-        self.is_running = False
-        self.stopping = False
-        self.began_us = 0
-        self.paid_us = 0
-        self.period_us = 1
-        self.reported = 0
-        self.ticket = 0
-
-    def boundary_after(self, now_us: int) -> int:
-        """The step count at the next boundary; a segment that started always runs a step."""
-        return self.reported_base + max(0, now_us - self.began_us) // self.period_us + 1
-
-    @property
-    def reported_base(self) -> int:
-        return self.from_step or 0
-
-    def time_of(self, step: int) -> int:
-        return self.began_us + (step - self.reported_base) * self.period_us
 
 
 class Fleet:
