@@ -30,7 +30,7 @@ from genserve.journal.memory import MemoryStorage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.gateway import Submission
 from tests.actors.fake_runner import FakeRunner, Hook
-from tests.actors.virtual_time import START_US, VirtualLoop
+from tests.actors.virtual_time import START_US, CountedThread, VirtualLoop
 from tests.builders import SECOND, a_request
 
 STEP_S = 0.1
@@ -138,7 +138,9 @@ class LocalCell:
         )
 
     def _make_worker(self, runtime: Runtime, worker_id: str) -> Worker:
-        return Worker(runtime, worker_id, lambda: FakeRunner(self._take_time))
+        worker = Worker(runtime, worker_id, lambda: FakeRunner(self._take_time))
+        worker._files = CountedThread(self.loop)
+        return worker
 
     def _take_time(self, verb: str, members: tuple[p.Member, ...], step: int) -> None:
         if verb == "step":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(self, executor: Executor | None, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
         work: asyncio.Future[T] = super().run_in_executor(executor, func, *args)
         self._in_threads += 1
-        work.add_done_callback(lambda _: self._count(-1))
+        work.add_done_callback(lambda _: self.count(-1))
         return work
 
     def sleep_in_thread(self, seconds: float) -> None:
@@ -56,9 +57,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def wait_in_thread(self, event: threading.Event) -> None:
         """For threads of ``run_in_executor``: wait for something that the loop will do, while time goes on."""
         self._sleepers.add(event)
-        self.call_soon_threadsafe(self._count, -1)
+        self.call_soon_threadsafe(self.count, -1)
         event.wait(PATIENCE_S)
-        self.call_soon_threadsafe(self._count, +1)
+        self.call_soon_threadsafe(self.count, +1)
         self._sleepers.discard(event)
 
     def close(self) -> None:
@@ -73,15 +74,34 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().close()
 
     def _lay_down(self, seconds: float, is_over: threading.Event) -> None:
-        self._count(-1)
+        self.count(-1)
         self.call_later(seconds, self._wake, is_over)
 
     def _wake(self, is_over: threading.Event) -> None:
-        self._count(+1)
+        self.count(+1)
         is_over.set()
 
-    def _count(self, change: int) -> None:
+    def count(self, change: int) -> None:
+        """So many more threads are at work."""
         self._in_threads += change
+
+
+class CountedThread(ThreadPoolExecutor):
+    """One thread whose work the clock waits for, also when it is submitted from another thread."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__(1)
+        self._loop = loop
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        self._tell(+1)
+        future = super().submit(work, *args, **kwargs)
+        future.add_done_callback(lambda _: self._tell(-1))
+        return future
+
+    def _tell(self, change: int) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._loop.count, change)
 
 
 class _JumpingSelector(selectors.DefaultSelector):
