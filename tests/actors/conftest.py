@@ -1,15 +1,17 @@
-"""What every test of actors relies on: no Ray unless it is asked for, and virtual time."""
+"""What every test of actors relies on: no Ray unless it is asked for, and a cell in virtual time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from tests.actors.cell import LocalCell
+from genserve.audit.replay import replay
+from tests.actors.cell import LocalCell, told
+from tests.actors.virtual_time import run
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,14 @@ def _refuse(*args: Any, **kwargs: Any) -> None:
 
 
 @pytest.fixture
-def make_cell(tmp_path: Path) -> Callable[..., LocalCell]:
-    """A builder of cells in one process; all cells of a test share a folder."""
-    return lambda **options: LocalCell(tmp_path, **options)
+def in_cell(tmp_path: Path) -> Callable[..., None]:
+    """Runs a test in a started cell with the given options; afterwards the log obeys the laws and replays."""
+
+    async def main(test: Callable[[LocalCell], Coroutine[Any, Any, None]], options: dict[str, Any]) -> None:
+        cell = await LocalCell(tmp_path, **options).start()
+        await test(cell)
+        assert cell.violations() == [], told(cell.log)
+        report = replay(cell.log)
+        assert report.is_clean, str(report.first)
+
+    return lambda test, **options: run(main(test, options))

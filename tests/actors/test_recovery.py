@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,11 @@ from genserve.journal.errors import JournalUnavailable
 from genserve.journal.open import open_storage
 from genserve.journal.upgrade import upgrade
 from genserve.scheduling.files import write_durably
-from tests.actors.cell import LocalCell, WatchedStorage, a_video, an_image, told
+from tests.actors.cell import LocalCell, WatchedStorage, a_video, an_image
 from tests.actors.test_crashes import kill_scheduler, submit
 from tests.actors.virtual_time import run
 
-Test = Callable[[LocalCell], Coroutine[Any, Any, None]]
 InCell = Callable[..., None]
-
-
-@pytest.fixture
-def in_cell(tmp_path: Path) -> InCell:
-    """Runs a test in a started cell; afterwards the log obeys the laws and replays."""
-
-    async def main(test: Test, options: dict[str, Any]) -> None:
-        cell = await LocalCell(tmp_path, **options).start()
-        await test(cell)
-        assert cell.violations() == [], told(cell.log)
-        report = replay(cell.log)
-        assert report.is_clean, str(report.first)
-
-    return lambda test, **options: run(main(test, options))
 
 
 async def settle(seconds: float = 1) -> None:
