@@ -204,3 +204,10 @@ def test_simulate_prints_every_class_and_can_write_the_log(tmp_path: Path) -> No
 def test_a_sweep_over_something_unknown_is_refused() -> None:
     done = CliRunner().invoke(app, ["compare", "--sweep", "luck=1,2"])
     assert done.exit_code == 2
+
+
+def test_a_thinned_bound_is_weaker_but_never_below_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = build_scenario(Setting(Workload(mix="heavy", requests=60)), 2)
+    exact = upper_bound(scenario.requests, scenario.costs, gpus=8)
+    monkeypatch.setattr("genserve.simulate.bound.MAX_CELLS", 1_500)
+    assert upper_bound(scenario.requests, scenario.costs, gpus=8).relaxed >= exact.relaxed - 1e-6
