@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 
 import ray
+from msgspec.structs import replace
 from ray import serve
 
 from actors.framework.ray_runtime import NAMESPACE, RayRuntime
@@ -17,8 +18,10 @@ from actors.ingress import ingress_app
 from actors.plant import make_scheduler
 from actors.scheduler import NAME
 from genserve.config import Settings
+from genserve.diffusion.catalog import Catalog
 from genserve.errors import Unavailable
 from genserve.journal.upgrade import upgrade
+from genserve.scheduling.costs import find_shipped_costs
 from genserve.scheduling.gateway import Health
 
 LOGICAL_WORKERS = 2
@@ -31,7 +34,7 @@ class Cell:
     """A scheduler, its workers and its ingress on Ray. ``start`` and ``stop`` are a pair."""
 
     def __init__(self, settings: Settings, *, say: Say = lambda _: None) -> None:
-        self.settings = settings
+        self.settings = _with_costs(settings)
         self._say = say
         self._runtime = RayRuntime()
         self._scheduler: Ref | None = None
@@ -95,6 +98,13 @@ class Cell:
         http = self.settings.http
         serve.start(http_options={"host": http.host, "port": http.port})
         serve.run(ingress_app(self.settings), name="genserve", route_prefix="/")
+
+
+def _with_costs(settings: Settings) -> Settings:
+    """The shipped cost table where none is named and it is about the models that are served."""
+    if settings.costs is not None:
+        return settings
+    return replace(settings, costs=find_shipped_costs(Catalog.load(settings.catalog)))
 
 
 def _cluster_gpus() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,7 +26,8 @@ c10d: Any = distributed_c10d
 """Torch's stubs leave out most of what is used here."""
 
 LOCALHOST = "127.0.0.1"
-FORMING_S = 30.0
+FORMING_S = 20.0
+MEETING_S = 0.002
 POLL = datetime.timedelta(milliseconds=100)
 FOR_EVER = datetime.timedelta(days=1)
 
@@ -197,12 +199,26 @@ class World:
         name = f"{self.generation}/{'+'.join(members)}#{self._formed[members]}"
         rank, size = members.index(self.me), len(members)
         try:
+            self._meet(name, members)
             tensors = self._process_group(f"{name}/tensors", rank, size, device=self._device, timeout=self._timeout)
             words = self._process_group(f"{name}/words", rank, size, device=torch.device("cpu"), timeout=FOR_EVER)
         except RuntimeError as error:
             raise GenServeError("group_not_formed", f"group {name}: {error}") from error
         self._formed[members] += 1
         return Group(name, members, self.me, tensors=tensors, words=words)
+
+    def _meet(self, name: str, members: tuple[str, ...]) -> None:
+        """Wait until every member wants this group: connecting to one that never comes cannot be called off."""
+        keys = [f"{name}/{member}" for member in members]
+        mine = f"{name}/{self.me}"
+        self._store.set(mine, "here")
+        until = time.monotonic() + self._timeout.total_seconds()
+        while not self._store.check(keys):
+            gone = sorted(self._gone & {*members})
+            if gone or time.monotonic() > until:
+                self._store.delete_key(mine)
+                raise RuntimeError(f"{', '.join(gone)} is gone" if gone else "not everybody came in time")
+            time.sleep(MEETING_S)
 
     def _process_group(
         self, name: str, rank: int, size: int, *, device: torch.device, timeout: datetime.timedelta
