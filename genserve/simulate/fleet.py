@@ -12,7 +12,7 @@ from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState, Segment
 from genserve.domain.ids import request_stream, worker_stream
 from genserve.domain.plan import Accept, Cancel, Defer, Load, Start, Unload, Yield
-from genserve.domain.request import Stage
+from genserve.domain.request import Stage, Status
 from genserve.simulate.agenda import Agenda
 from genserve.simulate.jobs import Job, Sample
 from genserve.simulate.truth import Truth
@@ -49,6 +49,9 @@ class Fleet:
         for worker in state.workers.values():
             self._queues[worker.worker_id] = [s for s in worker.queue if s in self._jobs]
         self._start_ready(tuple(self._jobs))
+        for request in state.requests.values():
+            if request.status is Status.FINISHING and not request.is_answered:
+                self._say(request.request_id, e.RequestCompleted(request.attempt))
 
     def resync(self, state: ClusterState) -> None:
         """After a loss or a refusal: drop what the log says is gone, such as segments of an older attempt."""

@@ -31,6 +31,9 @@ from genserve.simulate.truth import Errors, Truth
 MAX_ROUNDS = 10_000
 """Batches recorded at one instant before the simulation calls it a livelock."""
 
+MAX_QUIET = 10_000
+"""Timers in a row after which nothing was recorded: nothing will happen any more, so the run is over."""
+
 Observer = Callable[[e.Recorded], None]
 
 
@@ -95,13 +98,16 @@ class Simulation:
 
     def run(self, *, until_us: int | None = None, max_facts: int | None = None) -> None:
         """Let everything happen, up to a time or a number of facts if given."""
-        while (at_us := self.agenda.next_us) is not None:
+        quiet, facts = 0, self.facts
+        while (at_us := self.agenda.next_us) is not None and quiet < MAX_QUIET:
             if (until_us is not None and at_us > until_us) or (max_facts is not None and self.facts >= max_facts):
                 return
             self.now_us = self.fleet.now_us = max(self.now_us, at_us)
             for happening in self.agenda.take(self.now_us):
                 happening()
             self.settle()
+            quiet = quiet + 1 if facts == self.facts else 0
+            facts = self.facts
 
     def settle(self) -> None:
         """Record what was said, and what follows from it, until nothing more follows at this instant."""
