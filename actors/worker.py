@@ -46,6 +46,7 @@ class Worker:
         self._epoch = 0
         self._queue: asyncio.Queue[p.RunSegment] = asyncio.Queue()
         self._revisions: dict[str, Revision] = {}
+        self._attempts: dict[str, dict[str, int]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._outbox = Outbox(runtime)
         self._teams = Teams(runtime, worker_id, self._outbox)
@@ -111,6 +112,7 @@ class Worker:
         known = command.segment_id in self._revisions or command.segment_id in self._ended
         if not known:
             self._revisions[command.segment_id] = Revision()
+            self._attempts[command.segment_id] = {m.request_id: m.attempt for m in command.members}
             self._queue.put_nowait(command)
         return p.Answer()
 
@@ -218,10 +220,14 @@ class Worker:
         return post
 
     def _pass_on(self, actor: str, report: p.AnyReport) -> None:
-        """Send a report; if the request leaves its segment with it, its segments queued so far are void."""
+        """Send a report; if the request leaves its segment with it, its segments queued so far are void.
+
+        Those of a later attempt are not: the scheduler may have given this one up before it was told.
+        """
         if isinstance(report, LEAVING):
             for segment_id, revision in self._revisions.items():
-                if segment_id != report.segment_id:
+                is_later = self._attempts[segment_id].get(report.request_id, 0) > report.attempt
+                if segment_id != report.segment_id and not is_later:
                     revision.skip = (*revision.skip, report.request_id)
         self._outbox.post(actor, report)
 
@@ -262,6 +268,7 @@ class Worker:
 
     def _end(self, segment_id: str) -> None:
         del self._revisions[segment_id]
+        del self._attempts[segment_id]
         self._ended[segment_id] = None
         while len(self._ended) > MAX_REMEMBERED:
             self._ended.popitem(last=False)
