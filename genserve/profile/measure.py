@@ -79,6 +79,20 @@ class Meter:
             )
         return prices
 
+    def time_words(self, members: tuple[str, ...], repeats: int) -> tuple[int, ...]:
+        """What the leader's word costs a step, in microseconds: heard by the others, who do nothing else."""
+        assert self._world is not None
+        group = self._world.group(members)
+        times = []
+        for _ in range(repeats + WARM_UP):
+            began_ns = time.perf_counter_ns()
+            if self._me == members[0]:
+                group.say(members[0], 2)
+            else:
+                group.hear(members[0])
+            times.append((time.perf_counter_ns() - began_ns) // 1000)
+        return tuple(times[WARM_UP:])
+
     def _widen_and_narrow(
         self, model: DiffusionModel, parallel: Parallel, batch: Denoising, members: tuple[str, ...]
     ) -> None:
