@@ -19,7 +19,7 @@ from genserve.journal.upgrade import upgrade
 from tests.actors.real_models import a_tiny_video, expected_pixels
 from tests.actors.test_ray_crashes import RayCell
 
-pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ def test_the_shipped_table_covers_every_shipped_model_and_is_used_for_them_alone
 
 
 @pytest.mark.models
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_two_processes_measure_a_model_alone_and_together(models_dir: Path, tmp_path: Path) -> None:
     catalog, shape = Catalog.load(), Shape(64, 64, 5)
