@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
 from genserve.domain.evolve import fold
-from genserve.domain.ids import SCHEDULER_STREAM
+from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
 from genserve.domain.plan import Plan, Waiting
+from genserve.domain.request import Stage
 from genserve.errors import InvariantBroken
 from genserve.planners.interface import Planner
 from genserve.planners.validate import find_faults
@@ -81,7 +82,15 @@ class Loop:
         self.state = fold(self.state, batch)
         for recorded in batch:
             self.memory = self.planner.remember(self.memory, recorded)
-            self._is_due = self._is_due or type(recorded.event) not in _NO_TRIGGER
+            self._is_due = self._is_due or self._is_news(recorded)
+
+    def _is_news(self, recorded: e.Recorded) -> bool:
+        """A reason to decide: not what goes as planned, nor the end of an encode whose next segment is queued."""
+        event = recorded.event
+        if isinstance(event, e.StageFinished) and event.stage is Stage.ENCODE:
+            request = self.state.requests.get(recorded.stream[len(REQUEST_STREAM) :])
+            return request is None or not request.segments
+        return type(event) not in _NO_TRIGGER
 
     def react(self, now_us: int) -> list[tuple[str, e.AnyEvent]]:
         """Ends that are due; else a decision, if there is a reason to decide and something came of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from genserve.domain import events as e
 from genserve.domain.costs import Prices
 from genserve.domain.evolve import fold
+from genserve.domain.plan import Plan
 from genserve.domain.request import RequestSpec
+from genserve.planners.fifo import Fifo
 from genserve.planners.registry import build_planner
 from genserve.scheduling.digest import state_digest
 from genserve.simulate.simulation import ClusterState, Outage, Run, Scenario, simulate
@@ -134,3 +137,19 @@ def test_folding_the_simulated_log_gives_the_states_its_decisions_saw() -> None:
         state = fold(ClusterState(), result.log[: decided.input_position])
         state = msgspec.structs.replace(state, clock_us=decided.clock_us)
         assert state_digest(state) == decided.state_digest
+
+
+class Watched(Fifo, frozen=True):
+    """Says at its own expense when it was asked."""
+
+    asked_us: ClassVar[list[int]] = []
+
+    def plan(self, state: ClusterState, memory: object) -> Plan:
+        self.asked_us.append(state.clock_us)
+        return super().plan(state, memory)
+
+
+def test_the_end_of_an_encode_whose_next_segment_is_queued_gives_no_reason_to_decide() -> None:
+    """Asked at the arrival, at the end of denoising, which frees the rest of a group, and at the end of decode."""
+    simulate(Watched(), Scenario((a_request(arrival_us=1),), some_costs(), gpus=1))
+    assert sorted(set(Watched.asked_us)) == [0, 1, 410_001, 460_001]
