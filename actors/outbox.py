@@ -14,6 +14,8 @@ from genserve.scheduling.segments import LEAVING
 from observability.logging import get_logger
 
 RETRY_S = 0.2
+GATHER_S = 0.25
+"""How long progress waits for company, so that a message per step does not compete with the steps."""
 OWED_S = 10.0
 """How long a beginning waits for another worker to tell what comes before it; then it does not answer any more."""
 CLOSING = (Ended, *LEAVING)
@@ -39,6 +41,7 @@ class Outbox:
         self._senders: dict[str, asyncio.Task[None]] = {}
         self._ends_untold: dict[int, str] = {}
         self._progress: dict[str, Stepped] = {}
+        self._news: dict[str, asyncio.Event] = {}
         self._owed: set[asyncio.Task[None]] = set()
         self._told = asyncio.Event()
 
@@ -48,6 +51,9 @@ class Outbox:
         if isinstance(report, CLOSING):
             self._ends_untold[self._count] = report.request_id
         self._waiting.setdefault(report.request_id, deque()).append((self._count, report))
+        news = self._news.setdefault(report.request_id, asyncio.Event())
+        if not isinstance(report, Stepped):
+            news.set()
         if report.request_id not in self._senders:
             self._senders[report.request_id] = asyncio.create_task(self._send(actor, report.request_id))
 
@@ -83,6 +89,7 @@ class Outbox:
     async def _send(self, actor: str, request_id: str) -> None:
         queue = self._waiting[request_id]
         while queue:
+            await self._gather(request_id)
             await self._wait_for_turn(*queue[0])
             batch = self._ready(queue)
             reports = (*self._progress_of(request_id), *(report for _, report in batch))
@@ -98,6 +105,15 @@ class Outbox:
             self._settle(queue, batch)
         del self._waiting[request_id]
         del self._senders[request_id]
+        del self._news[request_id]
+
+    async def _gather(self, request_id: str) -> None:
+        """Wait a little while there is nothing to tell but progress."""
+        news = self._news[request_id]
+        if all(isinstance(report, Stepped) for _, report in self._waiting[request_id]):
+            news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), GATHER_S)
 
     def _ready(self, queue: deque[tuple[int, AnyReport]]) -> tuple[tuple[int, AnyReport], ...]:
         """The longest head of the queue that may be told now; at least its first report."""
