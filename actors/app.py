@@ -128,13 +128,19 @@ async def serve_forever(settings: Settings, say: Say) -> None:
         await cell.start()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        say(f"ready: {cell.url}")
+        say(f"ready: {cell.url}; try: {_curl(cell.url)}")
         while not stop.is_set():
             await _watch_once(cell, say)
             await _sleep_until(stop, 0.5)
         say("stopping")
     finally:
         await cell.stop()
+
+
+def _curl(url: str) -> str:
+    """A line to paste into a shell."""
+    body = '{"prompt": "a fox in the snow", "slo_ms": 20000, "response_format": "url"}'
+    return f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'"
 
 
 async def _watch_once(cell: Cell, say: Say) -> None:
