@@ -91,7 +91,10 @@ class LawBook:
         if stream.startswith(REQUEST_STREAM):
             request_id = stream[len(REQUEST_STREAM) :]
             self._check_request(recorded, request_id)
-            if request_id in self._ended or self._is_late(self._life(request_id), recorded.event):
+            if request_id in self._ended:
+                return
+            if self._is_late(self._life(request_id), recorded.event):
+                self._note_late(self._life(request_id), recorded.event)
                 return
         watcher = _WATCHERS.get(type(recorded.event))
         if watcher is not None:
@@ -135,6 +138,11 @@ class LawBook:
             return True
         life.attempt = event.attempt
         return not isinstance(event, e.AttemptFailed) and life.segments.get(event.segment_id) is _Standing.VOID
+
+    def _note_late(self, life: _Life, event: e.Event) -> None:
+        """Steps of an attempt that is over were done all the same: the next one may go on from their checkpoint."""
+        if isinstance(event, e.StepsFinished) and event.attempt == life.stepped_by and event.from_step <= life.done:
+            life.done = max(life.done, event.to_step)
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -107,3 +107,15 @@ def test_a_new_attempt_goes_back_but_never_ahead() -> None:
     history = a_run().of("r1", e.AttemptFailed(0, "out_of_memory", "no")).decide(a_start("s2"))
     assert broken(history.of("r1", begun("s2", attempt=1, from_step=3))) == ["contiguous steps"]
     assert broken(history.of("r1", done(3, segment_id="s2", attempt=1))) == ["contiguous steps"] * 2
+
+
+def test_the_next_attempt_may_go_on_behind_steps_that_were_told_late() -> None:
+    history = a_run().add("worker/w0", e.WorkerLost("w0", 1, "killed")).of("r1", done(2, 3))
+    history.decide(a_start("s2", worker="w1")).of("r1", begun("s2", attempt=1, worker="w1", from_step=4))
+    assert broken(history) == []
+
+
+def test_late_steps_with_a_gap_before_them_prove_nothing() -> None:
+    history = a_run().add("worker/w0", e.WorkerLost("w0", 1, "killed")).of("r1", done(3))
+    history.decide(a_start("s2", worker="w1")).of("r1", begun("s2", attempt=1, worker="w1", from_step=4))
+    assert broken(history) == ["contiguous steps"]
