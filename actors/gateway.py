@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.framework.runtime import Ref, UnreachableError
-from genserve.domain.events import Recorded, RequestCancelled, RequestCompleted, RequestFailed
+from genserve.domain.events import REQUEST_ENDS, Recorded
 from genserve.domain.ids import request_stream
 from genserve.domain.request import Artifact
 from genserve.errors import CallerError, Unavailable
@@ -21,7 +21,6 @@ from genserve.scheduling.gateway import Forecast, Health, RequestRow, Submission
 
 WAIT_S = 10.0
 RETRY_S = 0.3
-ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
 
 
 class ClusterGateway:
@@ -68,7 +67,7 @@ class ClusterGateway:
                 version = recorded.version
                 if recorded.position > after:
                     yield recorded
-                if isinstance(recorded.event, ENDS):
+                if isinstance(recorded.event, REQUEST_ENDS):
                     return
             await self._moves.wait_beyond(seen)
 

@@ -7,12 +7,10 @@ from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 from genserve.domain.events import (
+    REQUEST_ENDS,
     CancelRequested,
     Recorded,
-    RequestCancelled,
-    RequestCompleted,
     RequestDeleted,
-    RequestFailed,
     RequestSubmitted,
 )
 from genserve.domain.ids import request_stream
@@ -23,7 +21,6 @@ from genserve.journal.journal import Journal
 from genserve.scheduling.gateway import Submission
 
 RETRY_AFTER_S = 5.0
-ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
 
 
 class Live(Container[str], Protocol):
@@ -61,7 +58,7 @@ class Intake:
         stream = request_stream(request_id)
         while True:
             history = await self._read(stream)
-            if not history or any(isinstance(r.event, (CancelRequested, *ENDS)) for r in history):
+            if not history or any(isinstance(r.event, (CancelRequested, *REQUEST_ENDS)) for r in history):
                 return
             try:
                 await self._journal.append([Unit(stream, (CancelRequested(reason),), history[-1].version)])

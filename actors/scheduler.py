@@ -19,13 +19,13 @@ from actors.dispatch import Dispatch
 from actors.fleet import Fleet
 from actors.forecasts import Forecasts
 from actors.framework.runtime import Runtime
-from actors.intake import ENDS, Intake
+from actors.intake import Intake
 from actors.leadership import LEASE_S, introduction, lead, read_history
 from actors.link import WorkerSlot
 from actors.pool import RequestPool
 from actors.request import RequestActorSettings
 from genserve.config import Settings
-from genserve.domain.events import AnyEvent, Recorded, WakeReached
+from genserve.domain.events import REQUEST_ENDS, AnyEvent, Recorded, WakeReached
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
 from genserve.domain.request import Status
 from genserve.errors import CallerError, GenServeError, InvariantBroken
@@ -195,7 +195,7 @@ class Scheduler:
     def _release_ended(self, batch: Sequence[Recorded]) -> None:
         """Free the processes and the memory of requests that this batch ends."""
         for recorded in batch:
-            if recorded.stream.startswith(REQUEST_STREAM) and isinstance(recorded.event, ENDS):
+            if recorded.stream.startswith(REQUEST_STREAM) and isinstance(recorded.event, REQUEST_ENDS):
                 request_id = recorded.stream[len(REQUEST_STREAM) :]
                 request = self._loop.state.requests.get(request_id)
                 self._pool.release(request_id)

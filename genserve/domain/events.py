@@ -278,6 +278,9 @@ AnyEvent = (
     | ActionRefused
 )
 
+REQUEST_ENDS = (RequestCompleted, RequestCancelled, RequestFailed)
+"""The facts that end a request: one of them, once."""
+
 EVENT_TYPES: dict[str, type[Event]] = {cls.__name__: cls for cls in AnyEvent.__args__}
 
 

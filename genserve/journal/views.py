@@ -19,8 +19,6 @@ from genserve.domain.request import RequestSpec, Stage, Status
 LATENTS = "latents"
 """The kind of an artifact that holds a checkpoint."""
 
-_ENDS = (e.RequestCompleted, e.RequestCancelled, e.RequestFailed)
-
 
 class RequestRow(Struct, frozen=True):
     """What a client may know of a request: where it stands after ``last_position``.
@@ -145,7 +143,7 @@ class Projection:
             if artifact is not None:
                 artifacts.append(artifact)
         self._keep(inserts | updates)
-        ended = tuple(r.stream[len(REQUEST_STREAM) :] for r in batch if isinstance(r.event, _ENDS))
+        ended = tuple(r.stream[len(REQUEST_STREAM) :] for r in batch if isinstance(r.event, e.REQUEST_ENDS))
         return ViewChanges(tuple(inserts.values()), tuple(updates.values()), tuple(artifacts), ended)
 
     def forget(self) -> None:

@@ -20,7 +20,6 @@ DAMPING_US = 10_000_000
 
 AGED = "aged"
 BOUGHT = "ageing credit buys it"
-_ENDS = (e.RequestCompleted, e.RequestCancelled, e.RequestFailed)
 
 
 class ClassKey(NamedTuple):
@@ -58,7 +57,7 @@ def remember(memory: Memory, recorded: e.Recorded) -> Memory:
         return _arrived(memory, event, recorded.recorded_us)
     if isinstance(event, e.PlanDecided):
         return _told(memory, event, recorded.recorded_us) if event.waiting else memory
-    if type(event) in _ENDS and (memory.aged or memory.bought):
+    if type(event) in e.REQUEST_ENDS and (memory.aged or memory.bought):
         return _left(memory, recorded.stream[len(REQUEST_STREAM) :], recorded.recorded_us)
     return memory
 

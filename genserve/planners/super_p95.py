@@ -22,8 +22,6 @@ from genserve.domain.request import RequestSpec, Status
 from genserve.planners.assign import Wish, assign
 from genserve.planners.interface import Policy
 
-_ENDS = (e.RequestCompleted, e.RequestCancelled, e.RequestFailed)
-
 
 class Credits(Struct, frozen=True):
     """Arrivals and sacrifices so far; ``costs`` is what the log last said about costs."""
@@ -52,7 +50,7 @@ class SuperP95(Policy, frozen=True):
             return self._arrived(memory, event.request)
         if isinstance(event, e.CostsUpdated):
             return replace(memory, costs=CostTable(event.costs))
-        if type(event) in _ENDS and memory.sacrificed:
+        if type(event) in e.REQUEST_ENDS and memory.sacrificed:
             return replace(memory, sacrificed=memory.sacrificed - {recorded.stream[len(REQUEST_STREAM) :]})
         return memory
 
