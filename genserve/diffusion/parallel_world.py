@@ -1,8 +1,8 @@
 """Processes that can form groups, and the groups: contiguous, aligned blocks made at start, others at first use.
 
 A world has a generation: its members are told a roster and the address of a store that one of them hosts. Groups of
-one generation know nothing of another's, and each is formed by its own members only, so that a new generation is
-formed beside running work. Torch's global default group is a group of one; it exists because torch asks for it.
+one generation know nothing of another's, and each is formed by its own members only (see process_groups), so that a new
+generation is formed beside running work.
 """
 
 from __future__ import annotations
@@ -12,20 +12,14 @@ import datetime
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed
-from torch.distributed import distributed_c10d
 
+from genserve.diffusion.process_groups import LOCALHOST, dist, forget, form
 from genserve.errors import GenServeError
 
-dist: Any = torch.distributed
-c10d: Any = distributed_c10d
-"""Torch's stubs leave out most of what is used here."""
-
-LOCALHOST = "127.0.0.1"
 FORMING_S = 20.0
 MEETING_S = 0.002
 POLL = datetime.timedelta(milliseconds=100)
@@ -49,6 +43,9 @@ def aligned_groups(roster: Sequence[str]) -> list[tuple[str, ...]]:
     return blocks
 
 
+FormPart = Callable[[str, tuple[int, ...]], Any]
+
+
 class _Nothing:
     """What is left of a group that was given up."""
 
@@ -63,12 +60,16 @@ class Group:
     group's timeout, or at once when a member's process dies.
     """
 
-    def __init__(self, name: str, members: tuple[str, ...], me: str, *, tensors: Any, words: Any) -> None:
+    def __init__(
+        self, name: str, members: tuple[str, ...], me: str, *, tensors: Any, words: Any, form_part: FormPart
+    ) -> None:
         self.name = name
         self.members = members
         self.rank = members.index(me)
         self.tensors = tensors
         self.words = words
+        self._form_part = form_part
+        self._parts: dict[tuple[int, ...], Any] = {}
         self._lost = threading.Event()
 
     @property
@@ -85,11 +86,18 @@ class Group:
         It is aborted, not destroyed: that would wait for the member that is gone.
         """
         self._lost.set()
-        for group in (self.tensors, self.words):
-            _forget(group)
+        for group in (self.tensors, self.words, *self._parts.values()):
+            forget(group)
             with contextlib.suppress(RuntimeError):
                 group.abort()
         self.tensors = self.words = _Nothing()
+        self._parts.clear()
+
+    def part(self, ranks: tuple[int, ...]) -> Any:
+        """The process group for tensors among those ranks, this one included; formed by them at first use."""
+        if ranks not in self._parts:
+            self._parts[ranks] = self._form_part(f"{self.name}/part/{'+'.join(map(str, ranks))}", ranks)
+        return self._parts[ranks]
 
     def say(self, leader: str, code: int, payload: bytes = b"") -> None:
         """The leader's word to all others; raises GenServeError ``group_lost``."""
@@ -107,9 +115,14 @@ class Group:
             self._broadcast(body, leader)
         return code, body.numpy().tobytes()
 
+    def share(self, leader: str, buffer: torch.Tensor) -> None:
+        """Send the leader's buffer, or fill it with the leader's, in place; raises GenServeError ``group_lost``."""
+        self._broadcast(buffer, leader)
+
     def _broadcast(self, tensor: torch.Tensor, leader: str) -> None:
+        way = self.words if tensor.device.type == "cpu" else self.tensors
         try:
-            self._wait(self.words.broadcast(tensor, self.members.index(leader)))
+            self._wait(way.broadcast(tensor, self.members.index(leader)))
         except RuntimeError as error:
             raise self.broken(error) from error
 
@@ -147,7 +160,6 @@ class World:
         device: str = "cpu",
         timeout_s: float = FORMING_S,
     ) -> None:
-        _require_default_group()
         self.me = me
         self.roster = tuple(roster)
         self.generation = generation
@@ -200,12 +212,22 @@ class World:
         rank, size = members.index(self.me), len(members)
         try:
             self._meet(name, members)
-            tensors = self._process_group(f"{name}/tensors", rank, size, device=self._device, timeout=self._timeout)
-            words = self._process_group(f"{name}/words", rank, size, device=torch.device("cpu"), timeout=FOR_EVER)
+            tensors = self._tensors(f"{name}/tensors", rank, size)
+            words = form(self._store, f"{name}/words", rank, size, device=torch.device("cpu"), timeout=FOR_EVER)
         except RuntimeError as error:
             raise GenServeError("group_not_formed", f"group {name}: {error}") from error
         self._formed[members] += 1
-        return Group(name, members, self.me, tensors=tensors, words=words)
+        return Group(
+            name,
+            members,
+            self.me,
+            tensors=tensors,
+            words=words,
+            form_part=lambda part, ranks: self._tensors(part, ranks.index(rank), len(ranks)),
+        )
+
+    def _tensors(self, name: str, rank: int, size: int) -> Any:
+        return form(self._store, name, rank, size, device=self._device, timeout=self._timeout)
 
     def _meet(self, name: str, members: tuple[str, ...]) -> None:
         """Wait until every member wants this group: connecting to one that never comes cannot be called off."""
@@ -219,49 +241,3 @@ class World:
                 self._store.delete_key(mine)
                 raise RuntimeError(f"{', '.join(gone)} is gone" if gone else "not everybody came in time")
             time.sleep(MEETING_S)
-
-    def _process_group(
-        self, name: str, rank: int, size: int, *, device: torch.device, timeout: datetime.timedelta
-    ) -> Any:
-        """A process group outside torch's global world, known to it by name so that collectives find it."""
-        store = dist.PrefixStore(name, self._store)
-        group = dist.ProcessGroup(store, rank, size)
-        kinds = dist.ProcessGroup.BackendType
-        kind, backend = (kinds.GLOO, _gloo) if device.type == "cpu" else (kinds.NCCL, _nccl)
-        group._set_default_backend(kind)
-        group._register_backend(device, kind, backend(store, rank, size, timeout))
-        group._set_group_name(name)
-        c10d._register_process_group(name, group)
-        label = "gloo" if device.type == "cpu" else "nccl"
-        c10d._world.pg_group_ranks[group] = {0: rank}
-        c10d._world.pg_map[group] = (label, store)
-        c10d._world.pg_names[group] = c10d.GroupName(name)
-        return group
-
-
-def _forget(group: Any) -> None:
-    """Drop what torch remembers about a group of ours, so that nothing but its users keeps it alive."""
-    name = c10d._world.pg_names.pop(group, None)
-    if name is not None:
-        c10d._world.pg_group_ranks.pop(group, None)
-        c10d._world.pg_map.pop(group, None)
-        c10d._unregister_process_group(name)
-
-
-def _gloo(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:
-    options = dist.ProcessGroupGloo._Options()
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOCALHOST)]
-    options._timeout = timeout
-    return dist.ProcessGroupGloo(store, rank, size, options)
-
-
-def _nccl(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:
-    options = dist.ProcessGroupNCCL.Options()
-    options._timeout = timeout
-    return dist.ProcessGroupNCCL(store, rank, size, options)
-
-
-def _require_default_group() -> None:
-    """Torch answers "which rank am I in this group" by way of a default group; ours has one member."""
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
