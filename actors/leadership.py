@@ -1,21 +1,19 @@
-"""Becoming the leader: lease, history, introduction; not what a leader does."""
+"""Becoming the leader: lease and introduction; not how history is read (see recollection), nor what a leader does."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
 
 from genserve.config import Settings
 from genserve.domain.cluster import ClusterState
 from genserve.domain.costs import CostData
-from genserve.domain.events import AnyEvent, CostsUpdated, LeaderElected, PlannerChanged, Recorded
+from genserve.domain.events import AnyEvent, CostsUpdated, LeaderElected, PlannerChanged
 from genserve.journal.errors import JournalUnavailable, LeaseHeld
 from genserve.journal.journal import Journal
 from genserve.planners.interface import Planner
 from genserve.scheduling.costs import load_costs
 
 LEASE_S = 3.0
-PAGE = 1000
 
 
 async def lead(journal: Journal, holder: str) -> None:
@@ -27,17 +25,6 @@ async def lead(journal: Journal, holder: str) -> None:
             await asyncio.sleep(min(busy.retry_after_s, LEASE_S / 3))
         else:
             return
-
-
-async def read_history(journal: Journal) -> Iterable[Sequence[Recorded]]:
-    """The whole log, page by page."""
-    pages: list[Sequence[Recorded]] = []
-    position = 0
-    while position < journal.position:
-        page = await asyncio.to_thread(journal.reader.read, position, PAGE)
-        pages.append(page)
-        position = page[-1].position
-    return pages
 
 
 def introduction(

@@ -20,9 +20,10 @@ from actors.fleet import Fleet
 from actors.forecasts import Forecasts
 from actors.framework.runtime import Runtime
 from actors.intake import Intake
-from actors.leadership import LEASE_S, introduction, lead, read_history
+from actors.leadership import LEASE_S, introduction, lead
 from actors.link import WorkerSlot
 from actors.pool import RequestPool
+from actors.recollection import Recollection
 from actors.request import RequestActorSettings
 from genserve.config import Settings
 from genserve.domain.events import REQUEST_ENDS, AnyEvent, Recorded, WakeReached
@@ -93,6 +94,7 @@ class Scheduler:
             checkpoint_every=settings.durability.checkpoint_every_steps,
         )
         self._loop = Loop(build_planner(settings.planner, settings.planner_parameters), dispatcher=self._dispatch)
+        self._recollection = Recollection(self._journal, self._loop, self._translator)
         self._forecasts = Forecasts(self._loop)
         limit = settings.limits.max_queued
         self._intake = Intake(self._journal, live=lambda: self._loop.state.requests, limit=limit)
@@ -127,9 +129,7 @@ class Scheduler:
 
     async def _start(self) -> None:
         await lead(self._journal, self._holder)
-        for batch in await read_history(self._journal):
-            self._loop.fold(batch)
-            self._translator.warm(batch)
+        await self._recollection.restore()
         await self._introduce()
         known = {w.worker_id: w.incarnation for w in self._loop.state.workers.values()}
         await self._pool.start()
@@ -187,6 +187,9 @@ class Scheduler:
     def _tell(self, batch: Sequence[Recorded], commit_us: int) -> None:
         self._translator.translate(batch, commit_us=commit_us)
         self._soon(self._notify())
+        snapshot = self._recollection.find_due() if self._leads else None
+        if snapshot is not None:
+            self._soon(self._recollection.store(snapshot))
 
     async def _notify(self) -> None:
         async with self._moved:

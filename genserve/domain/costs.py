@@ -62,6 +62,12 @@ class CostTable:
         self._memo: dict[tuple[str, Stage, Shape, int, int], int] = {}
         self._degrees: dict[tuple[str, Shape], tuple[int, ...]] = {}
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CostTable) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     @cached_property
     def digest(self) -> str:
         return hashlib.blake2b(msgspec.json.encode(self.data, order="deterministic"), digest_size=16).hexdigest()

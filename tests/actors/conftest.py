@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from actors import recollection
 from genserve.audit.replay import replay
 from tests.actors.cell import LocalCell, told
 from tests.actors.virtual_time import run
@@ -19,6 +20,12 @@ def _no_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Starting Ray is an error, except in tests marked with ``ray``."""
     if request.node.get_closest_marker("ray") is None:
         monkeypatch.setattr(ray, "init", _refuse)
+
+
+@pytest.fixture(autouse=True)
+def _frequent_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of tests are short: without this nobody would ever recover from a snapshot."""
+    monkeypatch.setattr(recollection, "EVERY", 10)
 
 
 def _refuse(*args: Any, **kwargs: Any) -> None:

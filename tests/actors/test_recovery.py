@@ -17,6 +17,7 @@ from genserve.domain.request import Stage
 from genserve.errors import Unavailable
 from genserve.journal.contract import Group
 from genserve.journal.errors import JournalUnavailable
+from genserve.journal.memory import MemoryReader
 from genserve.journal.open import open_storage
 from genserve.journal.upgrade import upgrade
 from genserve.scheduling.files import write_durably
@@ -66,6 +67,31 @@ def test_a_leader_that_lost_its_lease_ends_and_its_successor_goes_on(in_cell: In
 
     async def never_reached(**_: Any) -> None:
         raise JournalUnavailable("the database does not answer")
+
+    in_cell(test)
+
+
+def test_a_restarted_scheduler_reads_the_log_behind_its_newest_snapshot_only(
+    in_cell: InCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video("v1"), an_image("i1"))
+        await cell.finish("v1", "i1")
+        await settle()
+        stored = max(position for _, position in cell.storage.snapshots)  # type: ignore[attr-defined]
+        read: list[int] = []
+        page_of = MemoryReader.read
+
+        def note(reader: MemoryReader, after: int, limit: int = 1000) -> list[e.Recorded]:
+            read.append(after)
+            return page_of(reader, after, limit)
+
+        monkeypatch.setattr(MemoryReader, "read", note)
+        cell.runtime.crash(NAME)
+        await cell.runtime.find(NAME).ask("start")
+        assert 0 < stored == min(read)
+        await cell.submit(an_image("i2"))
+        await cell.finish("i2")
 
     in_cell(test)
 

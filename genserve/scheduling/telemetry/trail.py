@@ -33,6 +33,16 @@ class Run(NamedTuple):
     to_step: int = 0
 
 
+class Remains(Struct, frozen=True):
+    """What of a trail cannot be derived from its request again: see Trail."""
+
+    request_id: str
+    since_us: int
+    since: str
+    run: Run | None
+    decided: dict[str, Decided]
+
+
 class Trail(Struct):
     """One live request. ``since_us`` and ``since`` say when and with which event its last wait began."""
 
@@ -43,6 +53,10 @@ class Trail(Struct):
     since: str
     run: Run | None = None
     decided: dict[str, Decided] = {}
+
+    @property
+    def remains(self) -> Remains:
+        return Remains(self.request_id, self.since_us, self.since, self.run, self.decided)
 
     def run_context(self, segment_id: str) -> SpanContext:
         """The span of a segment, known from the moment it is decided."""

@@ -14,7 +14,17 @@ from genserve.domain.evolve import evolve
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.plan import Start
 from genserve.domain.request import Status
-from genserve.scheduling.telemetry.trail import RUN, WAITS, Change, Decided, Interval, Run, Trail, event_key
+from genserve.scheduling.telemetry.trail import (
+    RUN,
+    WAITS,
+    Change,
+    Decided,
+    Interval,
+    Remains,
+    Run,
+    Trail,
+    event_key,
+)
 from observability.tracing import continue_trace
 
 _OUTCOMES: dict[type[e.Event], str] = {
@@ -38,6 +48,16 @@ class Trails:
     def __init__(self) -> None:
         self.state = ClusterState()
         self.live: dict[str, Trail] = {}
+
+    def freeze(self) -> tuple[Remains, ...]:
+        """What ``thaw`` needs beside the state."""
+        return tuple(trail.remains for trail in self.live.values())
+
+    def thaw(self, state: ClusterState, remains: Iterable[Remains]) -> list[Change]:
+        """Go on from there; every live request as a change from nothing."""
+        self.state = state
+        self.live = {r.request_id: _recall(r, state.requests[r.request_id]) for r in remains}
+        return [Change(trail, None, state.requests[request_id]) for request_id, trail in self.live.items()]
 
     def watch(self, recorded: e.Recorded) -> list[Change]:
         """Take one more event in; the changes it made, none for what came too late or changes no request."""
@@ -72,6 +92,11 @@ def _touched(recorded: e.Recorded, requests: Iterable[str]) -> Iterable[str]:
 def _begin(recorded: e.Recorded, request_id: str, request: Request | None) -> Trail:
     root, caller = continue_trace(request.spec.traceparent if request else "", request_id)
     return Trail(request_id, root, caller, recorded.recorded_us, event_key(recorded))
+
+
+def _recall(remains: Remains, request: Request) -> Trail:
+    root, caller = continue_trace(request.spec.traceparent, remains.request_id)
+    return Trail(remains.request_id, root, caller, remains.since_us, remains.since, remains.run, remains.decided)
 
 
 def _close(trail: Trail, before: Request, after: Request | None, recorded: e.Recorded) -> Interval | None:

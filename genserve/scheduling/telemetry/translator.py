@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from genserve.domain.cluster import ClusterState
 from genserve.domain.events import Recorded
 from genserve.scheduling.telemetry.lines import Lines, Logger
 from genserve.scheduling.telemetry.meters import Meters
 from genserve.scheduling.telemetry.spans import Spans
-from genserve.scheduling.telemetry.trail import Change
+from genserve.scheduling.telemetry.trail import Change, Remains
 from genserve.scheduling.telemetry.trails import Trails
 from observability.metrics import Metrics
 from observability.tracing import Tracing
@@ -57,6 +58,21 @@ class Translator:
     def live(self) -> int:
         """How many requests it remembers."""
         return len(self._trails.live)
+
+    @property
+    def position(self) -> int:
+        """The last event that it has been told of."""
+        return self._trails.state.position
+
+    def freeze(self) -> tuple[Remains, ...]:
+        """What ``thaw`` needs to go on from here in another process, beside the state."""
+        return self._trails.freeze()
+
+    def thaw(self, state: ClusterState, remains: Iterable[Remains]) -> None:
+        """Go on from a snapshot as if everything before had been warmed with."""
+        changes = self._trails.thaw(state, remains)
+        if self._meters is not None:
+            self._meters.follow(changes)
 
     def warm(self, history: Iterable[Recorded]) -> None:
         """Take in what happened before this process: gauges and memory, but no lines, spans or counts."""
