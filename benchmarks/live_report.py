@@ -17,10 +17,7 @@ Answers = Mapping[str, Mapping[float, Sequence[Answer]]]
 def summarise(answers: Answers, *, against: str) -> dict[str, Any]:
     """By system and load: attainment and latency, overall and by class, and ratios to the system ``against``."""
     systems = {
-        system: {
-            str(load): {group: _numbers(of) for group, of in _grouped(given).items()} for load, given in by.items()
-        }
-        for system, by in answers.items()
+        system: {str(load): _by_group(given) for load, given in by_load.items()} for system, by_load in answers.items()
     }
     base = systems[against]
     for of_system in systems.values():
