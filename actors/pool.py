@@ -8,6 +8,7 @@ from typing import Any
 
 from actors.framework.runtime import Runtime, UnreachableError
 from actors.request import RequestActor, RequestActorSettings
+from genserve.scheduling.files import remove_folder
 
 RETRY_S = 0.2
 
@@ -42,8 +43,10 @@ class RequestPool:
         return tuple(self._slots)
 
     async def start(self) -> None:
-        """Start the processes, or find them running with what they serve."""
+        """Start the processes, or find them running with what they serve; also those that an earlier pool grew by."""
         await asyncio.gather(*(self._spawn(self._name(i)) for i in range(self._size)))
+        while await self._ask(self._name(len(self._slots)), "serving") is not None:
+            await self._spawn(self._name(len(self._slots)))
         for name in self.names:
             busy = (r for r in await self._ask(name, "serving") or () if not self._is_idle(r))
             self._slots[name] = next(busy, "")
@@ -67,9 +70,11 @@ class RequestPool:
         return name
 
     def release(self, request_id: str) -> None:
-        """The request has ended: its process is free."""
+        """The request has ended: its process is free; without one nobody else removes its checkpoints."""
         name = self._find_holder(request_id)
-        if name is not None:
+        if name is None:
+            self._soon(asyncio.to_thread(remove_folder, self._settings.checkpoints / request_id))
+        else:
             self._slots[name] = ""
             self._soon(self._ask(name, "release", request_id))
 

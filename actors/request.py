@@ -20,7 +20,7 @@ from genserve.domain.ids import request_stream
 from genserve.domain.request import Artifact, RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.files import remove, write_durably
+from genserve.scheduling.files import remove, remove_folder, write_durably
 from genserve.scheduling.life import Life, facts_of, grow, imagine, without_superseded
 from genserve.scheduling.results import encode_preview, encode_results
 from observability.logging import get_logger
@@ -181,8 +181,8 @@ class _Charge:
         """Leave nothing behind but rows: progress is appended, checkpoints of an ended request are removed."""
         await self.take_in_progress()
         await self._stream.recover()
-        if self.life.has_ended and self.life.checkpoint is not None:
-            await asyncio.to_thread(remove, self.life.checkpoint.uri)
+        if self.life.has_ended:
+            await asyncio.to_thread(remove_folder, self._settings.checkpoints / self._request_id)
 
     async def flush(self) -> None:
         if self._progress is not None:

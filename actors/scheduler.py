@@ -35,6 +35,7 @@ from genserve.journal.errors import JournalUnavailable, VersionConflict
 from genserve.journal.journal import Journal
 from genserve.journal.open import open_storage
 from genserve.planners.registry import build_planner
+from genserve.scheduling.files import keep_only
 from genserve.scheduling.gateway import Forecast, Health, Submission
 from genserve.scheduling.loop import Loop
 from genserve.scheduling.telemetry.translator import Translator
@@ -130,6 +131,7 @@ class Scheduler:
     async def _start(self) -> None:
         await lead(self._journal, self._holder)
         await self._recollection.restore()
+        await asyncio.to_thread(keep_only, self._settings.checkpoints, self._loop.state.requests.keys())
         await self._introduce()
         known = {w.worker_id: w.incarnation for w in self._loop.state.workers.values()}
         await self._pool.start()

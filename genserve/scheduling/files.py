@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Set
 from pathlib import Path
 
 
@@ -35,6 +37,18 @@ def read_verified(path: Path | str, sha256: str) -> bytes | None:
 def remove(path: Path | str) -> None:
     """Delete a file, if it is there."""
     Path(path).unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with everything in it, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_only(folder: Path, names: Set[str]) -> None:
+    """Delete what a folder holds beside those names."""
+    for path in [*folder.iterdir()] if folder.is_dir() else []:
+        if path.name not in names:
+            remove_folder(path)
 
 
 def _sync_folder(folder: Path) -> None:

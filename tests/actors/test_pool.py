@@ -12,6 +12,7 @@ import pytest
 from actors.framework.local_runtime import LocalRuntime
 from actors.pool import RequestPool
 from actors.request import RequestActorSettings
+from genserve.scheduling.files import write_durably
 from tests.actors.cell import an_image
 from tests.actors.fake_journal import FakeJournal
 from tests.actors.virtual_time import run
@@ -126,6 +127,29 @@ def test_a_new_leader_finds_out_who_serves_whom(in_hall: InHall) -> None:
         await settle()
         again = await hall.start()
         assert again.assign("r2") == "request-1"
+
+    in_hall(test)
+
+
+def test_a_new_leader_finds_the_processes_that_the_pool_grew_by(in_hall: InHall) -> None:
+    async def test(hall: Hall) -> None:
+        for request_id in ("r1", "r2", "r3"):
+            hall.pool.assign(request_id)
+        await settle()
+        again = await hall.start()
+        assert again.names == ("request-0", "request-1", "request-2")
+        assert again.assign("r3") == "request-2"
+
+    in_hall(test)
+
+
+def test_a_request_that_ends_without_a_process_leaves_no_checkpoint(in_hall: InHall) -> None:
+    async def test(hall: Hall) -> None:
+        for request_id in ("r1", "r2"):
+            write_durably(hall.folder / "checkpoints" / request_id / "step-2", b"latents")
+        hall.pool.release("r1")
+        await settle()
+        assert [path.name for path in (hall.folder / "checkpoints").iterdir()] == ["r2"]
 
     in_hall(test)
 

@@ -96,6 +96,19 @@ def test_a_restarted_scheduler_reads_the_log_behind_its_newest_snapshot_only(
     in_cell(test)
 
 
+def test_a_new_leader_removes_the_checkpoints_of_requests_that_have_ended(in_cell: InCell) -> None:
+    async def test(cell: LocalCell) -> None:
+        await cell.submit(a_video("v1", steps=100))
+        await cell.wait_for("v1", e.LatentsCheckpointed)
+        write_durably(cell.settings.checkpoints / "ended-long-ago" / "step-2", b"latents")
+        cell.runtime.crash(NAME)
+        await cell.runtime.find(NAME).ask("start")
+        assert [path.name for path in cell.settings.checkpoints.iterdir()] == ["v1"]
+        await cell.finish("v1")
+
+    in_cell(test)
+
+
 def test_a_restarted_scheduler_takes_its_own_lease_back_at_once(in_cell: InCell) -> None:
     async def test(cell: LocalCell) -> None:
         died_s = cell.loop.time()
