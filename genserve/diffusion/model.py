@@ -38,6 +38,8 @@ class DiffusionModel:
         self.fingerprint = fingerprint
         """Changes with the checkpoint's configuration and file sizes; latents go on only under the same one."""
         self._stages = stages
+        self.loop_values: frozenset[str] = frozenset()
+        """Names of what the loop starts from; what a step adds to it is of no use to the next one."""
         self._prompts: OrderedDict[tuple[str, str], Conditioning] = OrderedDict()
         self._batched: frozenset[str] | None = None
 
@@ -133,7 +135,9 @@ class DiffusionModel:
         kinds = {kind: list(names) for kind, names in conditioning.kinds.items()}
         state = PipelineState({**conditioning.values, **_inputs(generation), "generator": generators}, kinds)
         run_blocks(self._stages.prepare, OwnComponents(self.pipeline, components), state)
-        return {**state.values, **vars(self._stages.loop.get_block_state(state))}
+        values = {**state.values, **vars(self._stages.loop.get_block_state(state))}
+        self.loop_values = frozenset(values)
+        return values
 
     def _find_batched(self, generation: Generation, conditioning: Conditioning, state: Values) -> frozenset[str]:
         """Which values have a row per member: those that grow when the same request is prepared twice over."""

@@ -1,42 +1,263 @@
-"""A batch as bytes for the ranks that join it: what each member is, its embeddings, latents and sampler.
+"""A batch on its way to the ranks that join it: a small header and the tensors as they are, nothing to prepare again.
 
-Only between processes of one cell and of one version: the bytes are a pickle, and never stored.
+The header is msgpack and says what the next step reads: the loop's values and each member's samplers, guiders and
+generator. Tensors are in one buffer per kind of device. Between processes of one cell and of one version only, and
+never stored: whoever needs a file takes a checkpoint (see latents).
 """
 
 from __future__ import annotations
 
-import pickle
+import copy
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
+from diffusers.modular_pipelines.modular_pipeline import BlockState
+from msgspec.msgpack import Ext
 
-from genserve.diffusion.denoising import Conditioning, Denoising, join
+from genserve.diffusion.denoising import Conditioning, Denoising, Member
 from genserve.diffusion.generation import Generation
-from genserve.diffusion.latents import load, save
+from genserve.diffusion.members import together
 from genserve.diffusion.model import DiffusionModel
+from genserve.diffusion.parallel_world import Group
+from genserve.errors import CallerError, InvariantBroken
+
+ALIGNMENT = 64
+"""Bytes: a tensor inside a buffer starts where one with memory of its own would, because kernels may care."""
+CONFIGURATION = "_internal_dict"
+"""The attribute that every process has from the checkpoint folder; all others of a sampler travel."""
+TENSOR, ARRAY, GENERATOR, DTYPE = range(4)
+
+Plain = dict[str, Any]
 
 
-def pack(model: DiffusionModel, denoising: Denoising) -> bytes:
-    """The batch as it is now; it goes on undisturbed."""
-    members = []
-    for index, member in enumerate(denoising.members):
-        values = {name: _to(value, torch.device("cpu")) for name, value in member.conditioning.values.items()}
-        kinds = dict(member.conditioning.kinds)
-        members.append((member.generation, values, kinds, save(model, denoising, index)))
-    return pickle.dumps(members, protocol=5)
+class Layout(msgspec.Struct, frozen=True, array_like=True):
+    """One tensor of a parcel; ``offset`` is in bytes, in the host's buffer or in the device's."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    is_on_host: bool
 
 
-def unpack(model: DiffusionModel, data: bytes) -> Denoising:
-    """The same batch on this process's model: its next steps have the same bits as the original's."""
-    parts: list[tuple[Generation, dict[str, Any], dict[str, list[str]], bytes]] = pickle.loads(data)  # noqa: S301
-    batch = []
-    for generation, values, kinds, content in parts:
-        on_device = {name: _to(value, model.device) for name, value in values.items()}
-        batch.append(load(model, generation, content, conditioning=Conditioning(on_device, kinds)))
-    return join(batch)
+class Header(msgspec.Struct, frozen=True):
+    """Where the tensors are, which of them are the generators' states, and the rest, which names tensors by number."""
+
+    model: str
+    fingerprint: str
+    layouts: tuple[Layout, ...]
+    generators: tuple[int, ...]
+    content: bytes
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    return [_to(item, device) for item in value] if isinstance(value, list) else value
+class Packed(msgspec.Struct, frozen=True):
+    """One member: what it makes, and its samplers' and guiders' classes and attributes by component."""
+
+    generation: Generation
+    classes: dict[str, str]
+    attributes: dict[str, Plain]
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A batch without its tensors."""
+
+    step_index: int
+    batched: tuple[str, ...]
+    members: tuple[Packed, ...]
+    values: Plain
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """A header's bytes, and the buffers (uint8) to be sent, or to be filled by what comes, in this order."""
+
+    header: bytes
+    buffers: tuple[torch.Tensor, ...]
+
+
+def pack(model: DiffusionModel, denoising: Denoising) -> Parcel:
+    """The batch as it is now; it goes on undisturbed. What only the last step left behind is not in it.
+
+    Raises InvariantBroken ``state_not_packed`` for a value that is neither plain, tensor nor a member's generator.
+    """
+    numbers = _Numbers([member.generator for member in denoising.members])
+    content = Content(
+        step_index=denoising.step_index,
+        batched=tuple(sorted(denoising.batched)),
+        members=tuple(_packed(member) for member in denoising.members),
+        values={name: value for name, value in vars(denoising.state).items() if name in model.loop_values},
+    )
+    body = msgspec.msgpack.encode(content, enc_hook=numbers.of)
+    generators = tuple(numbers.of_tensor(member.generator.get_state()) for member in denoising.members)
+    layouts = _layouts(numbers.tensors)
+    header = Header(denoising.model, model.fingerprint, layouts, generators, body)
+    return Parcel(msgspec.msgpack.encode(header), _filled(layouts, numbers.tensors))
+
+
+def expect(model: DiffusionModel, header: bytes) -> Parcel:
+    """The parcel that a header announces, with buffers of this process that are still to be filled.
+
+    Raises CallerError ``checkpoint_mismatch`` where the header is of another model or checkpoint folder.
+    """
+    told = msgspec.msgpack.decode(header, type=Header)
+    theirs, ours = (told.model, told.fingerprint), (model.entry.name, model.fingerprint)
+    if theirs != ours:
+        raise CallerError("checkpoint_mismatch", f"a batch of {theirs} cannot go on as {ours}")
+    return Parcel(header, _empty(told.layouts, model.device))
+
+
+def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
+    """The same batch on this process's model: its next steps have the same bits as the original's.
+
+    Text embeddings are among the loop's values; the members' own, from which a run could begin anew, stay behind.
+    """
+    header = msgspec.msgpack.decode(parcel.header, type=Header)
+    tensors = _views(header.layouts, parcel.buffers)
+    generators = [_generator(tensors[number]) for number in header.generators]
+
+    def read(code: int, data: memoryview) -> Any:
+        if code == DTYPE:
+            return getattr(torch, bytes(data).decode())
+        number = int.from_bytes(data, "little")
+        if code == GENERATOR:
+            return generators[number]
+        return tensors[number] if code == TENSOR else tensors[number].numpy()[()]
+
+    content = msgspec.msgpack.decode(header.content, type=Content, ext_hook=read)
+    members = tuple(_member(model, packed, g) for packed, g in zip(content.members, generators, strict=True))
+    return Denoising(
+        model=header.model,
+        members=members,
+        state=BlockState(**content.values),
+        batched=frozenset(content.batched),
+        components=together([member.components for member in members]),
+        step_index=content.step_index,
+    )
+
+
+def send(model: DiffusionModel, denoising: Denoising, group: Group) -> None:
+    """Give the batch to the group's others, who ``receive`` it; raises GenServeError ``group_lost``."""
+    me, parcel = group.members[group.rank], pack(model, denoising)
+    group.say(me, 0, parcel.header)
+    for buffer in parcel.buffers:
+        group.share(me, buffer)
+
+
+def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
+    """The batch that the leader sends; raises GenServeError ``group_lost``."""
+    _, header = group.hear(leader)
+    parcel = expect(model, header)
+    for buffer in parcel.buffers:
+        group.share(leader, buffer)
+    return unpack(model, parcel)
+
+
+# ── members ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _packed(member: Member) -> Packed:
+    return Packed(
+        generation=member.generation,
+        classes={name: type(component).__name__ for name, component in member.components.items()},
+        attributes={
+            name: {key: value for key, value in vars(component).items() if key != CONFIGURATION}
+            for name, component in member.components.items()
+        },
+    )
+
+
+def _member(model: DiffusionModel, packed: Packed, generator: torch.Generator) -> Member:
+    components = {name: copy.copy(getattr(model.pipeline, name)) for name in packed.classes}
+    ours = {name: type(component).__name__ for name, component in components.items()}
+    if ours != packed.classes:
+        raise CallerError("checkpoint_mismatch", f"a batch with {packed.classes} cannot go on with {ours}")
+    for name, component in components.items():
+        vars(component).update(packed.attributes[name])
+    return Member(packed.generation, Conditioning({}, {}), components, {}, generator)
+
+
+def _generator(state: torch.Tensor) -> torch.Generator:
+    """Torch reads a state from where its memory begins, so it must not be a part of a buffer."""
+    generator = torch.Generator("cpu")
+    generator.set_state(state.clone())
+    return generator
+
+
+# ── tensors by number ────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Numbers:
+    """Gives each tensor a number, the same one wherever it appears again."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.tensors: list[torch.Tensor] = []
+        self._generators = generators
+        self._known: dict[int, int] = {}
+
+    def of(self, value: Any) -> Ext:
+        """What msgpack cannot say by itself."""
+        if isinstance(value, torch.Tensor):
+            return Ext(TENSOR, self.of_tensor(value).to_bytes(4, "little"))
+        if isinstance(value, np.ndarray | np.generic):
+            return Ext(ARRAY, self.of_tensor(torch.as_tensor(value)).to_bytes(4, "little"))
+        if isinstance(value, torch.dtype):
+            return Ext(DTYPE, _name(value).encode())
+        for index, generator in enumerate(self._generators):
+            if value is generator:
+                return Ext(GENERATOR, index.to_bytes(4, "little"))
+        raise InvariantBroken("state_not_packed", f"a {type(value).__name__} cannot be sent to the ranks that join")
+
+    def of_tensor(self, tensor: torch.Tensor) -> int:
+        if id(tensor) not in self._known:
+            self._known[id(tensor)] = len(self.tensors)
+            self.tensors.append(tensor)
+        return self._known[id(tensor)]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# ── buffers ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[Layout, ...]:
+    """Each tensor's place in the buffer of its kind of device."""
+    ends = {True: 0, False: 0}
+    layouts = []
+    for tensor in tensors:
+        is_on_host = tensor.device.type == "cpu"
+        layouts.append(Layout(_name(tensor.dtype), tuple(tensor.shape), ends[is_on_host], tensor.nbytes, is_on_host))
+        ends[is_on_host] += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    return tuple(layouts)
+
+
+def _empty(layouts: Sequence[Layout], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The host's buffer, and the device's if anything is in it."""
+    sizes = [
+        max((entry.offset + entry.size for entry in layouts if entry.is_on_host == is_on_host), default=0)
+        for is_on_host in (True, False)
+    ]
+    places = (torch.device("cpu"), device)
+    return tuple(torch.empty(size, dtype=torch.uint8, device=p) for size, p in zip(sizes, places, strict=True) if size)
+
+
+def _filled(layouts: Sequence[Layout], tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), torch.device("cpu"))
+    buffers = _empty(layouts, device)
+    for view, tensor in zip(_views(layouts, buffers), tensors, strict=True):
+        view.copy_(tensor)
+    return buffers
+
+
+def _views(layouts: Sequence[Layout], buffers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors inside the buffers, without copying."""
+    return [
+        buffers[0 if entry.is_on_host else -1]
+        .narrow(0, entry.offset, entry.size)
+        .view(getattr(torch, entry.dtype))
+        .view(entry.shape)
+        for entry in layouts
+    ]

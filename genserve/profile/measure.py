@@ -18,7 +18,7 @@ from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.load import load_model
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_state import pack, unpack
+from genserve.diffusion.parallel_state import receive, send
 from genserve.diffusion.parallel_world import World
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
@@ -100,9 +100,9 @@ class Meter:
         assert self._world is not None
         group = self._world.group(members)
         if self._me == members[0]:
-            group.say(members[0], 1, pack(model, batch))
+            send(model, batch, group)
         else:
-            batch = unpack(model, group.hear(members[0])[1])
+            batch = receive(model, group, members[0])
         parallel.switch(group, batch)
         parallel.switch(None)
 

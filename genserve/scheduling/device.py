@@ -18,7 +18,7 @@ from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.load import load_model
-from genserve.diffusion.parallel_state import pack, unpack
+from genserve.diffusion.parallel_state import Parcel, expect, pack, unpack
 from genserve.diffusion.parallel_world import Group
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
@@ -208,11 +208,14 @@ class Device:
         self._peers.check(self._models[batch.denoising.model], batch.denoising, group.degree)
         batch.group = group
 
-    def pack(self, batch: _Batch) -> bytes:
+    def pack(self, batch: _Batch) -> Parcel:
         return pack(self._models[batch.denoising.model], batch.denoising)
 
-    def unpack(self, members: tuple[Member, ...], content: bytes) -> _Batch:
-        return _Batch(members, _run(unpack, self._models[members[0].spec.model], content))
+    def expect(self, members: tuple[Member, ...], header: bytes) -> Parcel:
+        return _run(expect, self._models[members[0].spec.model], header)
+
+    def unpack(self, members: tuple[Member, ...], parcel: Parcel) -> _Batch:
+        return _Batch(members, _run(unpack, self._models[members[0].spec.model], parcel))
 
 
 def pick_device(wish: str) -> str:

@@ -32,6 +32,9 @@ class Channel(Protocol):
     def hear(self, leader: str) -> tuple[int, bytes]:
         """The leader's next word, however long it takes."""
 
+    def share(self, leader: str, buffer: Any) -> None:
+        """The leader's buffer of tensors to all others, into buffers of theirs."""
+
     def lose(self) -> None:
         """Give the group up for good; may be called from any thread, and lets waiting members go."""
 
@@ -54,18 +57,31 @@ class GroupRunner(Runner, Protocol):
     def spread(self, batch: Any, group: Channel) -> None:
         """The batch's next steps are taken by the group; raises GenServeError ``unsupported_degree``."""
 
-    def pack(self, batch: Any) -> bytes:
+    def pack(self, batch: Any) -> Parcel:
         """The batch for those who join."""
 
-    def unpack(self, members: tuple[p.Member, ...], content: bytes) -> Any:
+    def expect(self, members: tuple[p.Member, ...], header: bytes) -> Parcel:
+        """The parcel of that header, whose buffers are still to be filled."""
+
+    def unpack(self, members: tuple[p.Member, ...], parcel: Any) -> Any:
         """A packed batch, to be stepped; nothing of it is held."""
 
 
+class Parcel(Protocol):
+    """A batch on its way: a header, and buffers of tensors that follow it."""
+
+    @property
+    def header(self) -> bytes: ...
+
+    @property
+    def buffers(self) -> tuple[Any, ...]: ...
+
+
 class JoinWord(msgspec.Struct, frozen=True):
-    """Who is in the batch, in the order of its rows, and the batch."""
+    """Who is in the batch, in the order of its rows, and the header of the parcel whose buffers come next."""
 
     request_ids: tuple[str, ...]
-    content: bytes
+    header: bytes
 
 
 class _Leader:
@@ -83,8 +99,9 @@ class _Leader:
     def begin(self, members: tuple[p.Member, ...]) -> Any:
         batch = self._runner.begin(members)
         self._runner.spread(batch, self._channel)
-        ids = tuple(member.request_id for member in members)
-        self._say(JOIN, msgspec.msgpack.encode(JoinWord(ids, self._runner.pack(batch))))
+        parcel = self._runner.pack(batch)
+        word = JoinWord(tuple(member.request_id for member in members), parcel.header)
+        self._say(JOIN, msgspec.msgpack.encode(word), parcel.buffers)
         return batch
 
     def step(self, batch: Any) -> None:
@@ -112,9 +129,11 @@ class _Leader:
                 self._say(LEAVE)
         self._has_left = True
 
-    def _say(self, code: int, payload: bytes = b"") -> None:
+    def _say(self, code: int, payload: bytes = b"", buffers: tuple[Any, ...] = ()) -> None:
         try:
             self._channel.say(self._me, code, payload)
+            for buffer in buffers:
+                self._channel.share(self._me, buffer)
         except GenServeError:
             self._has_left = True
             raise
@@ -179,14 +198,14 @@ class _Follower:
     def __init__(self, runner: GroupRunner, channel: Channel, command: p.RunSegment) -> None:
         self._runner = runner
         self._channel = channel
+        self._leader = command.leader
         self._members = {member.request_id: member for member in command.members}
         self._batch: Any = None
 
     def obey(self, code: int, payload: bytes) -> bool:
         """One word; whether there will be more."""
         if code == JOIN:
-            word = msgspec.msgpack.decode(payload, type=JoinWord)
-            self._batch = self._runner.unpack(tuple(self._members[r] for r in word.request_ids), word.content)
+            self._batch = self._joined(msgspec.msgpack.decode(payload, type=JoinWord))
             self._runner.spread(self._batch, self._channel)
         elif code == STEP:
             self._runner.step(self._batch)
@@ -194,6 +213,13 @@ class _Follower:
             gone = msgspec.msgpack.decode(payload, type=tuple[str, ...])
             self._batch = self._runner.without(self._batch, gone)
         return code != LEAVE
+
+    def _joined(self, word: JoinWord) -> Any:
+        members = tuple(self._members[request_id] for request_id in word.request_ids)
+        parcel = self._runner.expect(members, word.header)
+        for buffer in parcel.buffers:
+            self._channel.share(self._leader, buffer)
+        return self._runner.unpack(members, parcel)
 
 
 class _Absent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, save
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_state import pack, unpack
+from genserve.diffusion.parallel_state import receive, send
 from genserve.diffusion.parallel_world import World, host_store
 from genserve.errors import GenServeError
 
@@ -54,9 +55,9 @@ class Rank:
             group = self.world.group(members)
             if self.me == leader:
                 assert self.held is not None
-                group.say(leader, 1, pack(model, self.held))
+                send(model, self.held, group)
             else:
-                self.held = unpack(model, group.hear(leader)[1])
+                self.held = receive(model, group, leader)
             parallel.switch(group, self.held)
         assert self.held is not None
         for _ in range(steps):
@@ -104,6 +105,12 @@ class Rank:
 
     def die(self) -> None:
         os._exit(0)
+
+    def use(self, name: str, build: Callable[[Any], Parallel]) -> None:
+        """Spread that model by another backend from now on."""
+        model, parallel = self._model(name)
+        parallel.switch(None)
+        self.models[name] = model, build(model.pipeline)
 
     def _model(self, name: str) -> tuple[DiffusionModel, Parallel]:
         if name not in self.models:
