@@ -1,6 +1,6 @@
 """Sequence parallelism: one denoiser's tokens spread over a group of processes; not which group, nor when.
 
-Behind the seam is diffusers' own context parallelism, as Ulysses or ring; xfuser's has its place and refuses.
+Behind the seam are diffusers' own context parallelism, as Ulysses or ring, and xfuser's USP, which is both together.
 Every rank runs the same steps on the same state. Inside the denoiser each rank computes its share of the tokens; the
 prediction is gathered on all of them, so that every rank's sampler goes on alone and the latents stay equal.
 """
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.parallel_context import ContextParallel
 from genserve.diffusion.parallel_world import Group
-from genserve.diffusion.parallel_xfuser import require_xfuser
+from genserve.diffusion.parallel_xfuser import build_xfuser
 from genserve.errors import CallerError
 
 BACKENDS = ("ulysses", "ring", "xfuser")
@@ -44,5 +44,5 @@ def build_parallel(pipeline: Any, backend: str = "ulysses") -> Parallel:
     if backend not in BACKENDS:
         raise CallerError("unknown_backend", f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
     if backend == "xfuser":
-        require_xfuser(pipeline)
+        return build_xfuser(pipeline)
     return ContextParallel(pipeline, backend)

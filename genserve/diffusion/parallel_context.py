@@ -79,15 +79,22 @@ class _Denoiser:
         attentions = [m for m in module.modules() if isinstance(m, Attention | AttentionModuleMixin)]
         self.attentions = [m for m in attentions if hasattr(m, "processor")]
         self.alone = [m.processor for m in self.attentions]
+        self.backends = [getattr(processor, "_attention_backend", None) for processor in self.alone]
         self.splits = {name: entry for name, entry in plan.hooks.items() if isinstance(entry, dict)}
         self.gathers = {name: _Gather(e.gather_dim) for name, e in plan.hooks.items() if not isinstance(e, dict)}
 
-    def attach(self, config: ParallelConfig) -> None:
+    def lengths(self, denoising: Denoising) -> tuple[int, ...]:
+        """The token sequences that are split."""
+        return self.plan.lengths(self.module, denoising.state)
+
+    def attach(self, config: ParallelConfig, backend: Any = None) -> None:
         """Split, gather and exchange under that configuration from the next forward on; about a millisecond."""
         for attention in self.attentions:
             if self.plan.processor is not None:
                 attention.set_processor(self.plan.processor())
             attention.processor._parallel_config = config
+            if backend is not None:
+                attention.processor._attention_backend = backend
         apply_context_parallel(self.module, config.context_parallel_config, self.splits)
         for name, gather in self.gathers.items():
             HookRegistry.check_if_exists_or_initialize(self.module.get_submodule(name)).register_hook(gather, GATHER)
@@ -96,17 +103,21 @@ class _Denoiser:
         remove_context_parallel(self.module, self.splits)
         for name in self.gathers:
             HookRegistry.check_if_exists_or_initialize(self.module.get_submodule(name)).remove_hook(GATHER)
-        for attention, processor in zip(self.attentions, self.alone, strict=True):
+        for attention, processor, backend in zip(self.attentions, self.alone, self.backends, strict=True):
             attention.set_processor(processor)
             if self.plan.processor is None:
-                processor._parallel_config = None
+                processor._parallel_config, processor._attention_backend = None, backend
 
 
 class ContextParallel:
-    """Every denoiser of one pipeline on a group of processes; ``mode`` is ulysses or ring."""
+    """Every denoiser of one pipeline on a group of processes; ``mode`` is ulysses or ring.
 
-    def __init__(self, pipeline: Any, mode: str = "ulysses") -> None:
-        self.name = mode
+    ``backend`` is the attention that its processors call while a group is active; None keeps theirs.
+    """
+
+    def __init__(self, pipeline: Any, mode: str = "ulysses", *, backend: Any = None) -> None:
+        self.name = self._mode = mode
+        self._backend = backend
         if mode == "ring" and pipeline.device.type not in RING_ATTENTION:
             message = f"the attention of {pipeline.device.type} gives no log-sum-exp, which ring attention merges by"
             raise CallerError("backend_unavailable", f"{message}: use ulysses")
@@ -122,8 +133,8 @@ class ContextParallel:
         """Heads have to divide evenly among ranks (Ulysses), and each rank needs a token."""
         for denoiser in self._denoisers:
             heads = denoiser.module.config.num_attention_heads
-            shortest = min(denoiser.plan.lengths(denoiser.module, denoising.state))
-            if (self.name == "ulysses" and heads % degree) or shortest < degree:
+            shortest = min(denoiser.lengths(denoising))
+            if (self._mode == "ulysses" and heads % degree) or shortest < degree:
                 message = f"{denoising.model} has {heads} heads and {shortest} tokens for {degree} GPUs"
                 raise GenServeError("unsupported_degree", message)
 
@@ -137,10 +148,10 @@ class ContextParallel:
         self._point_at(group, denoising)
 
     def _attach(self, group: Group) -> None:
-        self._config = ContextParallelConfig(**{f"{self.name}_degree": group.degree})
+        self._config = ContextParallelConfig(**{f"{self._mode}_degree": group.degree})
         both = ParallelConfig(context_parallel_config=self._config)
         for denoiser in self._denoisers:
-            denoiser.attach(both)
+            denoiser.attach(both, self._backend)
 
     def _detach(self) -> None:
         if self._config is not None:
@@ -153,12 +164,12 @@ class ContextParallel:
         assert config is not None
         is_uneven = False
         for denoiser in self._denoisers:
-            lengths = denoiser.plan.lengths(denoiser.module, denoising.state)
+            lengths = denoiser.lengths(denoising)
             is_uneven = is_uneven or any(length % group.degree for length in lengths)
             for gather in denoiser.gathers.values():
                 gather.group, gather.length = group, lengths[0]
-        setattr(config, f"{self.name}_degree", group.degree)
-        setattr(config, f"{self.name}_anything", is_uneven)
+        setattr(config, f"{self._mode}_degree", group.degree)
+        setattr(config, f"{self._mode}_anything", is_uneven)
         if group is not self._group:
             line = _Line(group)
             config._rank, config._world_size, config._mesh = group.rank, group.degree, line

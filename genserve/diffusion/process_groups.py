@@ -27,7 +27,7 @@ def form(store: Any, name: str, rank: int, size: int, *, device: torch.device, t
     Torch knows it by name, so that collectives find it. Its ranks get numbers outside the group that torch wants for
     sending from one to another: 0 is this process, as in its default group.
     """
-    _require_default_group()
+    default_group()
     store = dist.PrefixStore(name, store)
     group = dist.ProcessGroup(store, rank, size)
     kinds = dist.ProcessGroup.BackendType
@@ -46,6 +46,13 @@ def form(store: Any, name: str, rank: int, size: int, *, device: torch.device, t
         group.bound_device_id = device
         backend.eager_connect_single_device(device)
     return group
+
+
+def default_group() -> Any:
+    """Torch answers "which rank am I in this group" by way of a default group; ours has one member."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return dist.group.WORLD
 
 
 def forget(group: Any) -> None:
@@ -71,9 +78,3 @@ def _nccl(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:
     options._timeout = timeout
     options.global_ranks_in_group = []
     return dist.ProcessGroupNCCL(store, rank, size, options)
-
-
-def _require_default_group() -> None:
-    """Torch answers "which rank am I in this group" by way of a default group; ours has one member."""
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
