@@ -39,7 +39,8 @@ def bound(
     setting = o.make_setting(
         calibration=workload, mix=mix, sizes=sizes, rate=rate, sigma=sigma, arrivals=arrivals, cv=cv,
         requests=requests, duration_s=duration, trace=trace, gpus=gpus, gpus_per_node=gpus_per_node,
-        switch_price=-1.0, bias=0.0, spread=0.0, noise=0.0, admission=0.0, told=False,
+        switch_price=-1.0, bias=0.0, spread=0.0, noise=0.0, admission=0.0,
+        verdict_within=0.0, told=False,
         seeds=seeds, first_seed=first_seed,
     )  # fmt: skip
     with o.progress_bar("bounding") as progress:

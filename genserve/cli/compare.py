@@ -10,7 +10,20 @@ from genserve.cli import simulating as o
 from genserve.errors import CallerError
 
 PLANNERS = "save,genserve,genserve_ideal,tetriserve,tridentserve,edf_best_fit,srtf,fifo"
-SWEEPABLE = ("mix", "sizes", "sigma", "rate", "arrivals", "cv", "gpus", "switch_price", "bias", "spread", "noise")
+SWEEPABLE = (
+    "mix",
+    "sizes",
+    "sigma",
+    "rate",
+    "arrivals",
+    "cv",
+    "gpus",
+    "switch_price",
+    "bias",
+    "spread",
+    "noise",
+    "verdict_within",
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,6 +52,7 @@ def compare(
     spread: o.Spread = 0.0,
     noise: o.Noise = 0.0,
     admission: o.AdmissionFill = 0.0,
+    verdict_within: o.VerdictWithin = 0.0,
     told: o.Told = False,
     seeds: o.Seeds = 20,
     first_seed: o.FirstSeed = 0,
@@ -56,7 +70,7 @@ def compare(
         "calibration": workload, "mix": mix, "sizes": sizes, "rate": rate, "sigma": sigma, "arrivals": arrivals,
         "cv": cv, "requests": requests, "duration_s": duration, "trace": trace, "gpus": gpus,
         "gpus_per_node": gpus_per_node, "switch_price": switch_price, "bias": bias, "spread": spread, "noise": noise,
-        "admission": admission, "told": told,
+        "admission": admission, "verdict_within": verdict_within, "told": told,
         "seeds": seeds, "first_seed": first_seed,
     }  # fmt: skip
     result = _run(given, planners, sweep, with_bound=bound, jobs=jobs)

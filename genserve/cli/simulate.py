@@ -34,6 +34,7 @@ def simulate(
     spread: o.Spread = 0.0,
     noise: o.Noise = 0.0,
     admission: o.AdmissionFill = 0.0,
+    verdict_within: o.VerdictWithin = 0.0,
     told: o.Told = False,
     seed: Annotated[int, typer.Option(help="The seed.")] = 0,
     cells: Annotated[
@@ -53,7 +54,8 @@ def simulate(
     setting = o.make_setting(
         calibration=workload, mix=mix, sizes=sizes, rate=rate, sigma=sigma, arrivals=arrivals, cv=cv,
         requests=requests, duration_s=duration, trace=trace, gpus=gpus, gpus_per_node=gpus_per_node,
-        switch_price=switch_price, bias=bias, spread=spread, noise=noise, admission=admission, told=told,
+        switch_price=switch_price, bias=bias, spread=spread, noise=noise, admission=admission,
+        verdict_within=verdict_within, told=told,
         seeds=1, first_seed=seed,
     )  # fmt: skip
     entrant = parse_entrant(planner)

@@ -40,6 +40,10 @@ AdmissionFill = Annotated[
     float,
     typer.Option("--admission", help="Refuse what does not fit into this share of the pool, e.g. 0.75; 0: admit all."),
 ]
+VerdictWithin = Annotated[
+    float,
+    typer.Option("--verdict-within", help="Seconds for which what does not fit is tested again before it is refused."),
+]
 Told = Annotated[bool, typer.Option("--told", help="Planners know the errors; for comparison.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds.", min=1)]
 FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
@@ -50,6 +54,7 @@ Jobs = Annotated[int, typer.Option(help="Processes; 0 means one per core.")]
 
 def make_setting(**given: Any) -> Any:
     """The Setting that options describe."""
+    from genserve.planners.admission import Admission
     from genserve.simulate.compare import Setting
     from genserve.simulate.truth import Errors
     from genserve.simulate.workloads import Workload
@@ -65,7 +70,7 @@ def make_setting(**given: Any) -> Any:
         given["first_seed"],
         None if price < 0 else price,
         errors,
-        given["admission"],
+        Admission(given["admission"], round(given["verdict_within"] * 1e6)) if given["admission"] > 0 else None,
         given["told"],
     )
 

@@ -5,7 +5,7 @@ Only live requests are kept: a completed, cancelled or failed one leaves the sta
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from genserve.domain.costs import CostData, CostTable
 from genserve.domain.request import Checkpoint, RequestSpec, Stage, Status
@@ -60,6 +60,15 @@ class Request(Struct, frozen=True):
         return not self.segments and self.status is not Status.FINISHING and not self.cancelling
 
 
+class Undecided(Struct, frozen=True):
+    """A request that waits for admission's verdict, until ``verdict_by_us`` at most; planners don't see it."""
+
+    spec: RequestSpec
+    submitted_us: int
+    verdict_by_us: int
+    cancelling: bool = False
+
+
 class Segment(Struct, frozen=True):
     """A stage of a batch, queued or running on a group; the first worker leads.
 
@@ -112,7 +121,10 @@ class Pace(Struct, frozen=True):
 
 
 class ClusterState(Struct, frozen=True):
-    """Everything a planner may look at. ``clock_us`` is the time of the decision being made."""
+    """Everything a planner may look at. ``clock_us`` is the time of the decision being made.
+
+    ``undecided`` is unset, and so in no digest, while nobody waits for a verdict: digests of older logs stay true.
+    """
 
     position: int = 0
     recorded_us: int = 0
@@ -124,3 +136,4 @@ class ClusterState(Struct, frozen=True):
     workers: dict[str, Worker] = {}
     pace: dict[str, Pace] = {}
     costs: CostTable = CostTable(CostData(name="none"))
+    undecided: dict[str, Undecided] | UnsetType = UNSET

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
-from genserve.domain.cluster import ClusterState, Request, Segment
+from genserve.domain.cluster import ClusterState, Request, Segment, Undecided
 from genserve.domain.events import Recorded
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.request import Checkpoint, Stage, Status
@@ -13,7 +14,7 @@ from genserve.domain.request import Checkpoint, Stage, Status
 class Draft:
     """A state under construction: maps copied once, values still frozen."""
 
-    __slots__ = ("costs", "epoch", "now_us", "pace", "planner_digest", "requests", "segments", "workers")
+    __slots__ = ("costs", "epoch", "now_us", "pace", "planner_digest", "requests", "segments", "undecided", "workers")
 
     def __init__(self, state: ClusterState) -> None:
         self.requests = dict(state.requests)
@@ -24,6 +25,7 @@ class Draft:
         self.epoch = state.epoch
         self.planner_digest = state.planner_digest
         self.now_us = state.recorded_us
+        self.undecided = state.undecided or {}
 
     def freeze(self, last: Recorded) -> ClusterState:
         return ClusterState(
@@ -37,11 +39,19 @@ class Draft:
             self.workers,
             self.pace,
             self.costs,
+            self.undecided or UNSET,
         )
 
     def find(self, recorded: Recorded) -> Request | None:
         """The live request whose stream this is."""
         return self.requests.get(recorded.stream[len(REQUEST_STREAM) :])
+
+    def close_verdict(self, recorded: Recorded) -> Undecided | None:
+        """Take the request whose stream this is out of those that wait for a verdict."""
+        asked = self.undecided.get(recorded.stream[len(REQUEST_STREAM) :])
+        if asked is not None:
+            self.undecided = {r: u for r, u in self.undecided.items() if u is not asked}
+        return asked
 
 
 def leave(draft: Draft, segment_id: str, request_id: str) -> None:

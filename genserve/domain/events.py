@@ -37,8 +37,18 @@ class Event(Struct, frozen=True, omit_defaults=True):
 
 
 class RequestSubmitted(Event, frozen=True):
+    """``verdict_by_us``: admission has until then to promise the deadline or refuse; 0 where nobody is refused."""
+
     kind: ClassVar[Kind] = Kind.EXOGENOUS
     request: RequestSpec
+    verdict_by_us: int = 0
+
+
+class RequestAdmitted(Event, frozen=True):
+    """Its deadline is promised, with the pool filled up to ``fill``; 0 if there was no test any more."""
+
+    kind: ClassVar[Kind] = Kind.DECISION
+    fill: float = 0.0
 
 
 class CancelRequested(Event, frozen=True):
@@ -140,8 +150,11 @@ class RequestCancelled(Event, frozen=True):
 
 
 class RequestFailed(Event, frozen=True):
+    """``quote_us``, of a request that admission refused: the earliest deadline that could have been promised."""
+
     code: str
     message: str
+    quote_us: int = 0
 
 
 class RequestDeleted(Event, frozen=True):
@@ -253,6 +266,7 @@ class ActionRefused(Event, frozen=True):
 
 AnyEvent = (
     RequestSubmitted
+    | RequestAdmitted
     | CancelRequested
     | StageStarted
     | StepsFinished

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from genserve.domain import events as e
-from genserve.domain.cluster import ClusterState, Pace, Request, Segment, Worker
+from genserve.domain.cluster import ClusterState, Pace, Request, Segment, Undecided, Worker
 from genserve.domain.costs import CostTable
 from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
 from genserve.domain.plan import Accept, Cancel, Defer, Start, Yield
@@ -43,16 +43,31 @@ def fold(state: ClusterState, batch: Iterable[e.Recorded]) -> ClusterState:
 
 
 def _request_submitted(draft: Draft, event: e.RequestSubmitted, recorded: e.Recorded) -> None:
-    spec = event.request
-    if spec.request_id not in draft.requests:
-        now = recorded.recorded_us
+    spec, now = event.request, recorded.recorded_us
+    if spec.request_id in draft.requests or spec.request_id in draft.undecided:
+        return
+    if event.verdict_by_us:
+        draft.undecided = {**draft.undecided, spec.request_id: Undecided(spec, now, event.verdict_by_us)}
+    else:
         draft.requests[spec.request_id] = Request(spec=spec, submitted_us=now, changed_us=now)
+
+
+def _request_admitted(draft: Draft, event: e.RequestAdmitted, recorded: e.Recorded) -> None:
+    """From here on it is a live request like any other."""
+    asked = draft.close_verdict(recorded)
+    if asked is not None:
+        live = Request(spec=asked.spec, submitted_us=asked.submitted_us, changed_us=recorded.recorded_us)
+        draft.requests[live.request_id] = replace(live, cancelling=asked.cancelling)
 
 
 def _cancel_requested(draft: Draft, event: e.CancelRequested, recorded: e.Recorded) -> None:
     request = draft.find(recorded)
     if request is not None:
         draft.requests[request.request_id] = replace(request, cancelling=True)
+        return
+    asked = draft.close_verdict(recorded)
+    if asked is not None:
+        draft.undecided = {**draft.undecided, asked.spec.request_id: replace(asked, cancelling=True)}
 
 
 def _stage_started(draft: Draft, event: e.StageStarted, recorded: e.Recorded) -> None:
@@ -170,7 +185,9 @@ def _attempt_failed(draft: Draft, event: e.AttemptFailed, recorded: e.Recorded) 
 
 def _request_ended(draft: Draft, event: e.AnyEvent, recorded: e.Recorded) -> None:
     request = draft.find(recorded)
-    if request is not None:
+    if request is None:
+        draft.close_verdict(recorded)
+    else:
         leave_all(draft, request)
         del draft.requests[request.request_id]
 
@@ -319,6 +336,7 @@ def _action_refused(draft: Draft, event: e.ActionRefused, recorded: e.Recorded) 
 
 _HANDLERS: dict[type[e.Event], Callable[[Draft, Any, e.Recorded], None]] = {
     e.RequestSubmitted: _request_submitted,
+    e.RequestAdmitted: _request_admitted,
     e.CancelRequested: _cancel_requested,
     e.StageStarted: _stage_started,
     e.StepsFinished: _steps_finished,

@@ -2,10 +2,15 @@
 
 With SAVE's own numbers: the newcomer is admitted if every prefix of deadlines from its own on still fits into
 ``fill`` of the free GPU time, less what cheaper classes are forecast to bring. Whoever is admitted should be scheduled
-by ``save:admitted=true``, which never gives up an admitted request.
+by ``save:admitted=true``, which never gives up an admitted request. When verdicts fall is not decided here (see
+scheduling.verdicts).
 """
 
 from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -16,32 +21,100 @@ from genserve.planners.save import Save, find_need
 from genserve.planners.view import Task, View, profile_of
 
 
+class Admission(Struct, frozen=True):
+    """How full the pool may be promised (the specification's 0.75), and how long a verdict may stay open."""
+
+    fill: float = 0.75
+    patience_us: int = 0
+
+
 class Verdict(Struct, frozen=True):
-    """``quote_us`` is the earliest deadline that could be promised; the asked-for one if admitted, 0 if none can."""
+    """``quote_us`` is the earliest deadline that could be promised; the asked-for one if admitted, 0 if none can.
+
+    ``is_hopeless``: waiting cannot change it, for the deadline only comes nearer.
+    """
 
     is_admitted: bool
     quote_us: int
     reason: str = ""
+    is_hopeless: bool = False
 
 
 def judge(state: ClusterState, memory: Memory, spec: RequestSpec, *, fill: float = 0.75) -> Verdict:
-    """Whether ``spec``, arriving at ``state.clock_us``, can be promised its deadline."""
-    view = View(state)
-    if not view.gpus:
-        return Verdict(False, 0, "no worker has joined")
-    newcomer = _newcomer(view, spec)
-    if not find_need(newcomer, view, Save()):
-        return Verdict(False, _quote(view, newcomer, 0.0), "no degree is fast enough for its deadline")
-    admitted = [t for t in view.tasks if not t.is_bound]
-    for task in admitted:
-        if not find_need(task, view, Save()):
-            task.work = _alone_us(task)
-    dear = newcomer.work
-    cheaper = [c for c in forecast_classes(memory, view, window_us=ADMISSION_WINDOW_US) if c.cost_us < dear]
-    full_us = _last_too_full(view, admitted, newcomer, cheaper, fill=fill)
-    if full_us is None:
-        return Verdict(True, spec.deadline_us)
-    return Verdict(False, _quote(view, newcomer, full_us), f"the pool is promised until {round(full_us)} us")
+    """Whether ``spec`` can be promised its deadline at ``state.clock_us``."""
+    return Promises(state, memory, fill=fill).judge(spec)
+
+
+class Promises:
+    """What the pool has promised at ``state.clock_us``; each request that ``admit`` adds counts for those after it."""
+
+    def __init__(self, state: ClusterState, memory: Any, *, fill: float) -> None:
+        self._view = View(state)
+        self._fill = fill
+        known = memory if isinstance(memory, Memory) else Memory()
+        self._classes = forecast_classes(known, self._view, window_us=ADMISSION_WINDOW_US)
+        self._due = [(t.key, _owed_us(t, self._view)) for t in self._view.tasks]
+
+    def judge(self, spec: RequestSpec) -> Verdict:
+        """The verdict on one more request, which changes nothing."""
+        view = self._view
+        if not view.gpus:
+            return Verdict(False, 0, "no worker has joined")
+        newcomer = _newcomer(view, spec)
+        if not find_need(newcomer, view, Save()):
+            quote_us = _quote(view, newcomer, 0.0)
+            return Verdict(False, quote_us, "no degree is fast enough for its deadline", is_hopeless=True)
+        full_us = self._last_too_full(newcomer)
+        if full_us is None:
+            return Verdict(True, spec.deadline_us)
+        return Verdict(False, _quote(view, newcomer, full_us), f"the pool is promised until {round(full_us)} us")
+
+    def admit(self, spec: RequestSpec) -> None:
+        """Count it from here on."""
+        newcomer = _newcomer(self._view, spec)
+        find_need(newcomer, self._view, Save())
+        insort(self._due, (newcomer.key, newcomer.work))
+
+    def judge_together(self, specs: Sequence[RequestSpec]) -> Verdict:
+        """One verdict for the requests of one call: all are admitted, and count from here on, or none is."""
+        before = list(self._due)
+        verdict = Verdict(False, 0)
+        for spec in specs:
+            verdict = self.judge(spec)
+            if not verdict.is_admitted:
+                self._due = before
+                break
+            self.admit(spec)
+        return verdict
+
+    def _last_too_full(self, newcomer: Task) -> float | None:
+        """The last deadline from the newcomer's own on whose prefix would be too full; None if all fit."""
+        view, last, due = self._view, None, 0.0
+        cheaper = _cheaper(self._classes, newcomer)
+        table = list(self._due)
+        insort(table, (newcomer.key, newcomer.work))
+        for (deadline_us, _), work in table:
+            due += work
+            if deadline_us < newcomer.deadline_us:
+                continue
+            horizon = deadline_us - view.now_us
+            expected = sum(
+                c.per_us * c.cost_us * (horizon - c.allowance_us) for c in cheaper if c.allowance_us < horizon
+            )
+            if due > self._fill * (view.gpus * horizon - view.bound_us(horizon)) - expected:
+                last = float(deadline_us)
+        return last
+
+
+def _cheaper(classes: Sequence[Arrivals], newcomer: Task) -> list[Arrivals]:
+    return [c for c in classes if c.cost_us < newcomer.work]
+
+
+def _owed_us(task: Task, view: View) -> float:
+    """GPU time that a promised request still wants. Decodes under way are in ``View.bound_us``."""
+    if task.is_bound:
+        return task.degree * task.run_us(task.degree) + task.decode_us if task.steps else 0.0
+    return task.work if find_need(task, view, Save()) else _alone_us(task)
 
 
 def _newcomer(view: View, spec: RequestSpec) -> Task:
@@ -53,22 +126,6 @@ def _newcomer(view: View, spec: RequestSpec) -> Task:
 def _alone_us(task: Task) -> float:
     """What is left of it on one GPU: also what an admitted request still wants once it is late."""
     return task.run_us(1) + task.decode_us + task.encode_us
-
-
-def _last_too_full(
-    view: View, admitted: list[Task], newcomer: Task, cheaper: list[Arrivals], *, fill: float
-) -> float | None:
-    """The last deadline from the newcomer's own on whose prefix would be too full; None if all fit."""
-    due, last = 0.0, None
-    for task in sorted([*admitted, newcomer], key=lambda t: t.key):
-        due += task.work
-        if task.deadline_us < newcomer.deadline_us:
-            continue
-        horizon = task.deadline_us - view.now_us
-        expected = sum(c.per_us * c.cost_us * (horizon - c.allowance_us) for c in cheaper if c.allowance_us < horizon)
-        if due > fill * (view.gpus * horizon - view.bound_us) - expected:
-            last = float(task.deadline_us)
-    return last
 
 
 def _quote(view: View, newcomer: Task, after_us: float) -> int:

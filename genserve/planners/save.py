@@ -158,7 +158,7 @@ class _Decision:
 
     def _capacity(self, horizon_us: float, classes: Iterable[Arrivals], largest_us: float) -> float:
         """GPU time until then, less what is bound and what cheaper requests still to come will want."""
-        capacity = self.view.gpus * horizon_us - self.view.bound_us
+        capacity = self.view.gpus * horizon_us - self.view.bound_us(horizon_us)
         for kind in classes:
             if kind.cost_us < largest_us and kind.allowance_us < horizon_us:
                 capacity -= kind.per_us * kind.cost_us * (horizon_us - kind.allowance_us)

@@ -120,7 +120,7 @@ class View:
         self.gpus = len(state.workers)
         self.largest = _power_of_two(max((len(m) for m in self.nodes.values()), default=1))
         self._paces: dict[tuple[str, Shape], float] = {}
-        self.bound_us = 0.0
+        self._bound: list[float] = []
         self.bound_gpus = 0
         self.tasks = [self._task(r) for r in state.requests.values() if _is_schedulable(r)]
         self.tasks.sort(key=_by_key)
@@ -128,6 +128,11 @@ class View:
     @property
     def free_count(self) -> int:
         return sum(len(w) for w in self.free.values())
+
+    def bound_us(self, horizon_us: float) -> float:
+        """GPU time within the horizon that is bound to what cannot be interrupted: a decode that outlasts it counts
+        only up to there."""
+        return sum(left if left < horizon_us else horizon_us for left in self._bound)
 
     def _task(self, request: Request) -> Task:
         spec = request.spec
@@ -165,7 +170,7 @@ class View:
         if denoise is None:
             began = live[0].started_us or self.now_us
             left = max(0.0, task.decode_us - max(0.0, self.now_us - began))
-            self.bound_us += left
+            self._bound.append(left)
             self.bound_gpus += 1
 
     def _pace(self, request: Request) -> float:

@@ -19,10 +19,12 @@ from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
 from genserve.domain.plan import Plan, Waiting
 from genserve.domain.request import Stage
 from genserve.errors import InvariantBroken
+from genserve.planners.admission import Admission
 from genserve.planners.interface import Planner
 from genserve.planners.validate import find_faults
 from genserve.scheduling.digest import state_digest
 from genserve.scheduling.settle import accepts, cancels, verdicts
+from genserve.scheduling.verdicts import next_verdict_us, settle_undecided
 
 _NO_TRIGGER = (
     e.PlanDecided,
@@ -60,14 +62,21 @@ class Loop:
         state: ClusterState | None = None,
         memory: Any = None,
         digest: Callable[[ClusterState], str] = state_digest,
+        admission: Admission | None = None,
     ) -> None:
         self.planner = planner
         self.state = state or ClusterState()
         self.memory = planner.begin() if memory is None else memory
-        self.wake_at_us = 0
+        self._planned_wake_us = 0
+        self._admission = admission
         self._dispatcher = dispatcher
         self._digest = digest
         self._is_due = True
+
+    @property
+    def wake_at_us(self) -> int:
+        """When to be called even if nothing happens: the plan's wish or the next open verdict; 0 for never."""
+        return min(filter(None, (self._planned_wake_us, next_verdict_us(self.state))), default=0)
 
     def observe(self, batch: Sequence[e.Recorded], now_us: int) -> list[tuple[str, e.AnyEvent]]:
         """Fold a committed batch, act on the decisions in it, and answer what follows from it."""
@@ -85,24 +94,33 @@ class Loop:
             self._is_due = self._is_due or self._is_news(recorded)
 
     def _is_news(self, recorded: e.Recorded) -> bool:
-        """A reason to decide: not what goes as planned, nor the end of an encode whose next segment is queued."""
+        """A reason to decide: not what goes as planned, nor an encode's end with its next segment queued.
+
+        Unless somebody waits: what encodes cannot be interrupted, so its end may be the first chance to.
+        """
         event = recorded.event
         if isinstance(event, e.StageFinished) and event.stage is Stage.ENCODE:
             request = self.state.requests.get(recorded.stream[len(REQUEST_STREAM) :])
-            return request is None or not request.segments
+            return request is None or not request.segments or any(r.is_idle for r in self.state.requests.values())
         return type(event) not in _NO_TRIGGER
 
     def react(self, now_us: int) -> list[tuple[str, e.AnyEvent]]:
-        """Ends that are due; else a decision, if there is a reason to decide and something came of it."""
+        """Ends and verdicts that are due; else a decision, if there is a reason to decide and something came of it."""
         if not self._is_due and not 0 < self.wake_at_us <= now_us:
             return []
-        ends = verdicts(self.state)
+        ends = verdicts(self.state) or self._settle_undecided(now_us)
         if ends:
             return ends
         self._is_due = False
         decided = self.decide(now_us)
-        self.wake_at_us = decided.wake_at_us
+        self._planned_wake_us = decided.wake_at_us
         return [(SCHEDULER_STREAM, decided)] if decided.actions or decided.waiting else []
+
+    def _settle_undecided(self, now_us: int) -> list[tuple[str, e.AnyEvent]]:
+        if not self.state.undecided:
+            return []
+        state = replace(self.state, clock_us=max(now_us, self.state.recorded_us))
+        return settle_undecided(state, self.memory, self._admission)
 
     def decide(self, now_us: int) -> e.PlanDecided:
         """Ask the planner about the state as it is at ``now_us``.

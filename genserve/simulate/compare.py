@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from genserve.domain.costs import CostTable, Prices
+from genserve.planners.admission import Admission
 from genserve.planners.interface import Parameter
 from genserve.planners.registry import build_planner
 from genserve.simulate.bound import clairvoyant, upper_bound
@@ -52,7 +53,7 @@ class Setting(Struct, frozen=True):
     first_seed: int = 0
     switch_s: float | None = None
     errors: Errors = NO_ERRORS
-    admission: float = 0.0
+    admission: Admission | None = None
     is_told: bool = False
 
 

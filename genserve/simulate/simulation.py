@@ -19,9 +19,8 @@ from genserve.domain.ids import SCHEDULER_STREAM, request_stream, worker_stream
 from genserve.domain.laws import LawBook
 from genserve.domain.request import RequestSpec
 from genserve.errors import InvariantBroken
-from genserve.planners.admission import judge
+from genserve.planners.admission import Admission
 from genserve.planners.interface import Planner
-from genserve.planners.memory import Memory
 from genserve.scheduling.digest import no_digest
 from genserve.scheduling.loop import Loop
 from genserve.simulate.agenda import Agenda
@@ -58,8 +57,8 @@ class Scenario(Struct, frozen=True):
     seed: int = 0
     progress_us: int = 0
     deferral: tuple[tuple[float, float], ...] = ()
-    admission: float = 0.0
-    """How full the pool may be promised (0.75 is the specification's); 0 admits everything."""
+    admission: Admission | None = None
+    """Without one everything is admitted."""
 
 
 class Simulation:
@@ -78,10 +77,11 @@ class Simulation:
         keep_log: bool = True,
         position: int = 0,
         now_us: int = 0,
+        admission: Admission | None = None,
     ) -> None:
         self.agenda = agenda
         self.fleet = fleet
-        self.loop = Loop(planner, dispatcher=fleet, state=state, memory=memory, digest=digest)
+        self.loop = Loop(planner, dispatcher=fleet, state=state, memory=memory, digest=digest, admission=admission)
         self.log: list[e.Recorded] = []
         self.decision_us: list[int] = []
         self.facts = 0
@@ -188,7 +188,13 @@ def simulate(
     truth = Truth(scenario.costs, errors=scenario.errors, seed=scenario.seed, deferral=scenario.deferral)
     fleet = Fleet(agenda, truth, progress_us=scenario.progress_us)
     simulation = Simulation(
-        planner, agenda=agenda, fleet=fleet, observers=(laws.watch, *observers), digest=digest, keep_log=keep_log
+        planner,
+        agenda=agenda,
+        fleet=fleet,
+        observers=(laws.watch, *observers),
+        digest=digest,
+        keep_log=keep_log,
+        admission=scenario.admission,
     )
     _open(simulation, scenario)
     simulation.run()
@@ -222,18 +228,9 @@ def _open(simulation: Simulation, scenario: Scenario) -> None:
         _plan_outage(simulation, outage)
 
 
-def _arrive(simulation: Simulation, spec: RequestSpec, fill: float) -> None:
-    """Submit; a request that admission refuses fails at once, so that the log knows it came."""
-    stream = request_stream(spec.request_id)
-    simulation.say(stream, e.RequestSubmitted(spec))
-    if fill > 0:
-        state = replace(simulation.loop.state, clock_us=simulation.now_us)
-        memory = simulation.loop.memory
-        verdict = judge(state, memory if isinstance(memory, Memory) else Memory(), spec, fill=fill)
-        if not verdict.is_admitted:
-            simulation.say(
-                stream, e.RequestFailed("refused", f"{verdict.reason}; could be promised {verdict.quote_us}")
-            )
+def _arrive(simulation: Simulation, spec: RequestSpec, admission: Admission | None) -> None:
+    verdict_by_us = max(1, simulation.now_us + admission.patience_us) if admission else 0
+    simulation.say(request_stream(spec.request_id), e.RequestSubmitted(spec, verdict_by_us))
 
 
 def _cancel(simulation: Simulation, request_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genserve.planners.admission import judge
+from genserve.planners.admission import Admission, judge
 from genserve.planners.memory import Memory
 from genserve.planners.save import Save
 from genserve.simulate.compare import Entrant, Setting, run_one
@@ -46,7 +46,7 @@ def test_an_admitted_request_that_became_late_is_not_given_up() -> None:
 
 
 def test_under_overload_nearly_everyone_who_is_admitted_is_on_time() -> None:
-    setting = Setting(Workload(rate=39, requests=150), admission=0.75)
+    setting = Setting(Workload(rate=39, requests=150), admission=Admission(0.75))
     score = run_one(setting, Entrant("save", {"admitted": True}), 0)
     assert score.refused > 0.05
     assert score.admitted_on_time > 0.97

@@ -153,3 +153,10 @@ def test_the_end_of_an_encode_whose_next_segment_is_queued_gives_no_reason_to_de
     """Asked at the arrival, at the end of denoising, which frees the rest of a group, and at the end of decode."""
     simulate(Watched(), Scenario((a_request(arrival_us=1),), some_costs(), gpus=1))
     assert sorted(set(Watched.asked_us)) == [0, 1, 410_001, 460_001]
+
+
+def test_whoever_waits_while_another_encodes_gets_its_chance_as_soon_as_that_ends() -> None:
+    """What encodes cannot be interrupted; without a decision at its end the image would wait for the whole video."""
+    video = a_request("video", shape=VIDEO, steps=10, deadline_us=60 * SECOND)
+    image = a_request("image", arrival_us=5_000, deadline_us=2 * SECOND)
+    assert finish_us(run(video, image, planner="save"), "image") < 2 * SECOND

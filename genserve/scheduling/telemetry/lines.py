@@ -108,6 +108,7 @@ def _plain(*names: str) -> Callable[[Any], Fields]:
 
 _LINES: dict[type[e.Event], tuple[str, str, Callable[[Any], Fields]]] = {
     e.RequestSubmitted: ("info", "request submitted", _submitted),
+    e.RequestAdmitted: ("info", "request admitted", _plain("fill")),
     e.CancelRequested: ("info", "cancel requested", _plain("reason")),
     e.StageStarted: ("info", "stage started", _started),
     e.StepsFinished: ("debug", "steps finished", _plain("segment_id", "attempt", "from_step", "to_step", "took_us")),
