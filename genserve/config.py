@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -49,6 +49,8 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 0
     device: str = "auto"
     threads_per_worker: int = 1
+    parallel_backend: Literal["ulysses", "ring", "xfuser"] = "ulysses"
+    """How workers share a step: diffusers' Ulysses or ring, or xfuser's USP, which is both (GPUs, genserve[gpu])."""
     request_actors: int = 4
     address: str = ""
     """A running Ray cluster to join; by default a local one is started."""
@@ -76,7 +78,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     models_dir: Path | None = None
     catalog: Path | None = None
     costs: Path | None = None
-    planner: str = "edf"
+    planner: str = "save"
     planner_parameters: dict[str, bool | int | float | str] = {}
     http: Http = Http()
     limits: Limits = Limits()

@@ -29,7 +29,7 @@ def demo(
         "var/demo"
     ),
     port: Annotated[int, typer.Option(help="Port of the HTTP server.")] = 8000,
-    planner: Annotated[str, typer.Option(help="Scheduling policy.")] = "edf",
+    planner: Annotated[str, typer.Option(help="Scheduling policy.")] = "save",
 ) -> None:
     """Make images and videos with deadlines on this machine, show how it goes, and verify the log by replay."""
     from genserve.cli.demo_load import print_results, run_load
