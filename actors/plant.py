@@ -51,6 +51,7 @@ def _make_device(settings: Settings) -> Runner:
         settings.models,
         device=settings.cluster.device,
         threads=settings.cluster.threads_per_worker,
+        parallel=settings.cluster.parallel_backend,
     )
 
 

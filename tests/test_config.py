@@ -34,6 +34,12 @@ def test_api_keys_in_a_variable_are_separated_by_commas() -> None:
     assert load_settings(None, {"GENSERVE_HTTP__API_KEYS": "one,two"}).http.api_keys == ("one", "two")
 
 
+def test_a_parallel_backend_that_there_is_not_is_refused() -> None:
+    assert load_settings(None, {"GENSERVE_CLUSTER__PARALLEL_BACKEND": "xfuser"}).cluster.parallel_backend == "xfuser"
+    with pytest.raises(CallerError, match="parallel_backend"):
+        load_settings(None, {"GENSERVE_CLUSTER__PARALLEL_BACKEND": "magic"})
+
+
 def test_paths_are_read_from_variables() -> None:
     assert load_settings(None, {"GENSERVE_MODELS_DIR": "/models"}).models == Path("/models")
 

@@ -51,7 +51,9 @@ class _Batch:
 class Device:
     """All models of a catalog on one device, loaded once; used by the step thread, asked by the event loop."""
 
-    def __init__(self, catalog: Catalog, models_dir: Path, *, device: str, threads: int) -> None:
+    def __init__(
+        self, catalog: Catalog, models_dir: Path, *, device: str, threads: int, parallel: str = "ulysses"
+    ) -> None:
         torch.set_num_threads(threads)
         self.device = pick_device(device)
         self._models = {
@@ -61,7 +63,7 @@ class Device:
         }
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
-        self._peers = Peers(self.device)
+        self._peers = Peers(self.device, parallel)
 
     @property
     def memory_bytes(self) -> int:
