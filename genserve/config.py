@@ -51,8 +51,6 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     threads_per_worker: int = 1
     parallel_backend: Literal["ulysses", "ring", "xfuser"] = "ulysses"
     """How workers share a step: diffusers' Ulysses or ring, or xfuser's USP, which is both (GPUs, genserve[gpu])."""
-    parallel_backend: Literal["ulysses", "ring", "xfuser"] = "ulysses"
-    """How workers share a step: diffusers' Ulysses or ring, or xfuser's USP, which is both (GPUs, genserve[gpu])."""
     request_actors: int = 4
     address: str = ""
     """A running Ray cluster to join; by default a local one is started."""
