@@ -14,6 +14,8 @@ from genserve.diffusion.catalog import ModelEntry
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.quiet import quiet
 from genserve.diffusion.stages import split_stages
+from genserve.diffusion.weights import Weights
+from genserve.domain.request import Stage
 from genserve.errors import CallerError
 
 
@@ -24,36 +26,39 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> DiffusionModel:
-    """The model of that entry, on the device; ``dtype`` overrides the entry's.
+    """The whole model of that entry, on the device; ``dtype`` overrides the entry's.
 
     Raises CallerError ``checkpoint_not_found``, ``checkpoint_incomplete`` or ``unsupported_pipeline``.
     """
+    model, weights = open_model(entry, models_dir, device=device, dtype=dtype)
+    for stage in Stage:
+        weights.load(stage)
+    return model
+
+
+def open_model(
+    entry: ModelEntry,
+    models_dir: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> tuple[DiffusionModel, Weights]:
+    """The model without weights, and the means to load them stage by stage; raises as ``load_model`` does."""
     folder = entry.folder(models_dir)
     if not any((folder / index).is_file() for index in ("model_index.json", "modular_model_index.json")):
         message = f"no checkpoint of {entry.name} in {folder}; small ones are made by `genserve models build`"
         raise CallerError("checkpoint_not_found", message, "model")
     with quiet():
         pipeline = _init_pipeline(entry, folder)
-        stages = split_stages(pipeline)
-        _load_components(entry, pipeline, stages.component_names, dtype=dtype or getattr(torch, entry.dtype))
-        pipeline.to(device)
-    return DiffusionModel(entry, pipeline, stages, fingerprint=_fingerprint(folder))
+    stages = split_stages(pipeline)
+    weights = Weights(entry, pipeline, stages, device=device, dtype=dtype or getattr(torch, entry.dtype))
+    return DiffusionModel(entry, pipeline, stages, fingerprint=_fingerprint(folder)), weights
 
 
 def _init_pipeline(entry: ModelEntry, folder: Path) -> Any:
     if entry.blocks:
         return getattr(diffusers, entry.blocks)().init_pipeline(str(folder))
     return ModularPipeline.from_pretrained(str(folder))
-
-
-def _load_components(entry: ModelEntry, pipeline: Any, used: frozenset[str], *, dtype: torch.dtype) -> None:
-    names = [name for name in pipeline.pretrained_component_names if name in used]
-    dtypes = {"default": dtype, "vae": getattr(torch, entry.vae_dtype) if entry.vae_dtype else dtype}
-    pipeline.load_components(names=names, dtype=dtypes)
-    absent = [name for name in names if getattr(pipeline, name, None) is None]
-    if absent:
-        message = f"{entry.name}: {', '.join(absent)} of the checkpoint could not be loaded"
-        raise CallerError("checkpoint_incomplete", message, "model")
 
 
 def _fingerprint(folder: Path) -> str:

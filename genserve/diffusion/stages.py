@@ -16,6 +16,7 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines.modular_pipeline import LoopSequentialPipelineBlocks
 from diffusers.schedulers import SchedulerMixin
 
+from genserve.domain.request import Stage
 from genserve.errors import CallerError
 
 DENOISE_GROUP = "denoise."
@@ -32,8 +33,12 @@ class Stages(msgspec.Struct, frozen=True):
     @property
     def component_names(self) -> frozenset[str]:
         """The components that some stage uses; a checkpoint's others need not be loaded."""
-        blocks = (*self.encode, *self.prepare, self.loop, *self.decode)
-        return frozenset(spec.name for block in blocks for spec in block.expected_components)
+        return frozenset(name for stage in Stage for name in self.names_of(stage))
+
+    def names_of(self, stage: Stage) -> frozenset[str]:
+        """The components that the blocks of one stage use."""
+        blocks = {Stage.ENCODE: self.encode, Stage.DENOISE: (*self.prepare, self.loop), Stage.DECODE: self.decode}
+        return frozenset(spec.name for block in blocks[stage] for spec in block.expected_components)
 
 
 class OwnComponents:
