@@ -44,7 +44,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     the Modular Diffusers blocks class; empty means the one that diffusers registers for the checkpoint's pipeline.
     ``size_multiple`` is the autoencoder's spatial stride times the denoiser's patch. ``frame_stride`` is the
     autoencoder's temporal stride: a video has ``k * frame_stride + 1`` frames. ``max_sequence_length`` is in tokens
-    of the longest text encoder; 0 means the family's own default.
+    of the longest text encoder; 0 means the family's own default. ``vae_channels_last`` and ``compile`` make a model
+    faster on GPUs (see tuning): the autoencoder's memory layout, and torch.compile of the denoiser's repeated blocks.
     """
 
     name: str
@@ -55,6 +56,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     blocks: str = ""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     vae_dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    vae_channels_last: bool = False
+    compile: Literal["none", "regional"] = "none"
     size_multiple: int = 16
     min_width: int
     max_width: int

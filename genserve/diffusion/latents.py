@@ -20,6 +20,7 @@ from genserve.diffusion.denoising import Conditioning, Denoising
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.sampler_state import dump_changes, restore_changes
+from genserve.diffusion.streams import HostCopy
 from genserve.errors import CallerError
 
 FORMAT = 1
@@ -38,14 +39,14 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A member between two steps, with tensors of its own on the model's device; to be turned into bytes at leisure."""
+    """A member between two steps, with tensors of its own on their way to the host; to be made bytes at leisure."""
 
     header: Header
-    tensors: dict[str, torch.Tensor]
+    copy: HostCopy
 
     def to_bytes(self) -> bytes:
         """The file's bytes, equal for equal states; may run on another thread while the batch goes on."""
-        tensors = {name: tensor.to("cpu").contiguous() for name, tensor in sorted(self.tensors.items())}
+        tensors = dict(sorted(self.copy.wait().items()))
         header = msgspec.structs.replace(self.header, sha256=_digest(self.header, tensors))
         return safetensors.torch.save(tensors, {"genserve": msgspec.json.encode(header).decode()})
 
@@ -61,7 +62,7 @@ def snapshot(model: DiffusionModel, denoising: Denoising, index: int = 0) -> Sna
         step_index=denoising.step_index,
         components=dump_changes(member.components, member.prepared, tensors),
     )
-    return Snapshot(header, {name: tensor.detach().clone() for name, tensor in tensors.items()})
+    return Snapshot(header, HostCopy(tensors))
 
 
 def save(model: DiffusionModel, denoising: Denoising, index: int = 0) -> bytes:

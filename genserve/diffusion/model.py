@@ -80,9 +80,9 @@ class DiffusionModel:
         denoising.step_index = index + 1
 
     def synchronize(self) -> None:
-        """Wait until the device has finished what it was told; a GPU otherwise runs behind the calls."""
+        """Wait until the steps so far are done; a GPU otherwise runs behind the calls. Copies to the host go on."""
         if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
+            torch.accelerator.current_stream(self.device).synchronize()
 
     @torch.no_grad()
     def decode(self, denoising: Denoising) -> list[Frames]:
