@@ -40,6 +40,25 @@ class Prices(Struct, frozen=True):
     load_us: int = 1_000_000
 
 
+class StoreCost(Struct, frozen=True, order=True):
+    """Time from decoded pixels to the stored result: encoding the files and writing them, on no GPU."""
+
+    model: str
+    shape: Shape
+    us: int
+
+
+class Overheads(Struct, frozen=True):
+    """What serving costs a request beside the work of GPUs.
+
+    ``dispatch_us`` is from a decision to the first work of an idle worker, as the log sees both: the command's way
+    there and the report's way back.
+    """
+
+    dispatch_us: int = 0
+    stores: tuple[StoreCost, ...] = ()
+
+
 class CostData(Struct, frozen=True):
     """A cost table as it is stored and shipped."""
 
@@ -48,6 +67,17 @@ class CostData(Struct, frozen=True):
     prices: Prices = Prices()
     memory_bytes: dict[str, int] = {}
     """Weights by "model/stage", for placement."""
+    overheads: Overheads | None = None
+    """None where nobody has measured them: then they count as nothing."""
+
+
+class _Content(Struct):
+    """What the digest of a table without overheads has always covered, in this order."""
+
+    name: str
+    stages: tuple[StageCost, ...]
+    prices: Prices
+    memory_bytes: dict[str, int]
 
 
 class CostTable:
@@ -61,6 +91,7 @@ class CostTable:
         self._exact = {(c.model, c.stage, c.shape, c.degree, c.batch): c.us for c in data.stages}
         self._memo: dict[tuple[str, Stage, Shape, int, int], int] = {}
         self._degrees: dict[tuple[str, Shape], tuple[int, ...]] = {}
+        self._batches: dict[tuple[str, Shape, int], tuple[int, ...]] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CostTable) and self.data == other.data
@@ -70,7 +101,13 @@ class CostTable:
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.blake2b(msgspec.json.encode(self.data, order="deterministic"), digest_size=16).hexdigest()
+        data = self.data
+        content = msgspec.json.encode(
+            _Content(data.name, data.stages, data.prices, data.memory_bytes), order="deterministic"
+        )
+        if data.overheads is not None:
+            content += msgspec.json.encode(data.overheads, order="deterministic")
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     @property
     def prices(self) -> Prices:
@@ -84,12 +121,34 @@ class CostTable:
         """One whole encode or decode of ``batch`` requests, on one GPU."""
         return self._lookup(model, stage, shape, 1, batch)
 
+    @property
+    def dispatch_us(self) -> int:
+        """From a decision to the first work of an idle worker."""
+        return self.data.overheads.dispatch_us if self.data.overheads else 0
+
+    def store_us(self, model: str, shape: Shape) -> int:
+        """From decoded pixels to the stored result; other shapes by their pixels, 0 for a model nobody measured."""
+        rows = self.data.overheads.stores if self.data.overheads else ()
+        points = sorted((row.shape.pixels, row.us) for row in rows if row.model == model)
+        exact = next((row.us for row in rows if (row.model, row.shape) == (model, shape)), None)
+        if exact is not None or not points:
+            return exact or 0
+        return max(1, round(interpolate(points, shape.pixels)))
+
     def degrees(self, model: str, shape: Shape) -> tuple[int, ...]:
         """Sequence-parallel degrees worth having, ascending: each one faster than every smaller one."""
         key = (model, shape)
         if key not in self._degrees:
             self._degrees[key] = self._useful_degrees(model, shape)
         return self._degrees[key]
+
+    def batches(self, model: str, shape: Shape, *, degree: int = 1) -> tuple[int, ...]:
+        """Batch sizes whose step was measured for this very shape and degree, ascending; 1 is always among them."""
+        key = (model, shape, degree)
+        if key not in self._batches:
+            rows = (c for c in self.data.stages if (c.model, c.shape, c.degree) == key and c.stage is Stage.DENOISE)
+            self._batches[key] = tuple(sorted({1, *(c.batch for c in rows)}))
+        return self._batches[key]
 
     def _useful_degrees(self, model: str, shape: Shape) -> tuple[int, ...]:
         measured = sorted({c.degree for c in self.data.stages if c.model == model and c.stage is Stage.DENOISE})

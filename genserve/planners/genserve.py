@@ -15,15 +15,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 from genserve.domain.cluster import ClusterState
-from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
-from genserve.planners.assign import SegmentIds, chain
+from genserve.domain.plan import Plan, Waiting
+from genserve.planners.batching import join_in_order
 from genserve.planners.edf_best_fit import with_timer
 from genserve.planners.interface import Policy
 from genserve.planners.realise import Style, Target, plan_for
 from genserve.planners.view import Task, View
 
 MAX_CANDIDATES = 4
-MAX_BATCH = 8
 RECOVERABLE = 1e6
 Value = tuple[int, float]
 
@@ -87,7 +86,6 @@ class _Round:
         busy_images = sum(t.degree for t in open_tasks if t.is_image and t.running is not None)
         self.budget = max(0, view.gpus - taken - busy_images)
         self.homes = {t.request.home for t in self.videos if t.is_idle and t.request.home}
-        self.ids = SegmentIds(view.state)
 
     def _degrees(self, task: Task) -> tuple[int, ...]:
         """Without elastic_sp a video keeps its first degree; without the solver everything runs on one GPU."""
@@ -201,17 +199,16 @@ class _Round:
     def _act(self, targets: list[Target], for_images: int) -> Plan:
         """Images on what the videos leave, batched where every member stays on time; late ones and videos after."""
         spare = for_images - len(self.images)
-        ordered = [Target(t, 1, 1, "image, earliest deadline first", True) for t in self.images[:for_images]]
+        images = join_in_order(self.images, self.view) if self.policy.batching else self.images
+        ordered = [Target(t, 1, 1, "image, earliest deadline first", True) for t in images[:for_images]]
         if self.policy.is_ideal:
             ordered += targets
         else:
             ordered = targets + ordered
         if spare > 0:
             ordered += self._leftovers(targets, spare)
-        batches = self._batches() if self.policy.batching else {}
         style = Style(is_eager=True, image_exception=False, forced_room=True, growth_pays=0.0, may_hold=False)
-        plan = plan_for(self.view, ordered, style)
-        return _with_batches(plan, batches, self.ids) if batches else plan
+        return plan_for(self.view, ordered, style)
 
     def _leftovers(self, targets: list[Target], spare: int) -> list[Target]:
         """Idle GPUs go to videos that the knapsack left out (ideal: it never leaves GPUs idle while work waits)."""
@@ -222,35 +219,6 @@ class _Round:
                 extra.append(Target(task, 1, 1, "idle GPU"))
                 spare -= 1
         return extra
-
-    def _batches(self) -> dict[str, list[Task]]:
-        """M7: start a batch with each image; admit queued ones of its resolution while all members stay on time."""
-        batches: dict[str, list[Task]] = {}
-        taken: set[str] = set()
-        for first in self.images:
-            if first.request_id in taken:
-                continue
-            members = [first]
-            for other in self.images:
-                if other.request_id in taken or other is first or len(members) >= MAX_BATCH:
-                    continue
-                if self._may_join(members, other):
-                    members.append(other)
-            if len(members) > 1:
-                batches[first.request_id] = members
-            taken.update(m.request_id for m in members)
-        return batches
-
-    def _may_join(self, members: list[Task], other: Task) -> bool:
-        first = members[0].request
-        same = other.request.spec.batch_key == first.spec.batch_key
-        if not same or (other.request.stage, other.request.step) != (first.stage, first.step):
-            return False
-        spec, size = first.spec, len(members) + 1
-        step_us = self.view.state.costs.step_us(spec.model, spec.shape, batch=size) * members[0].pace
-        tail_us = (members[0].encode_us + members[0].decode_us) * size
-        finish = self.view.now_us + step_us * members[0].steps + tail_us
-        return all(finish <= m.deadline_us for m in (*members, other))
 
     # ── before the solver: the ablation's first two rows ─────────────────────────────────────────────────
 
@@ -320,46 +288,3 @@ def best_widths(options: list[list[Candidate]], budget: int) -> Packing:
         values, held = row, taken
         picks.append(pick)
     return Packing(values, picks)
-
-
-def _with_batches(plan: Plan, batches: dict[str, list[Task]], ids: SegmentIds) -> Plan:
-    """Let batch members ride along with the start of their first image."""
-    actions: list[AnyAction] = []
-    riding: set[str] = set()
-    chains: dict[str, list[Start]] = {}
-    for action in plan.actions:
-        if isinstance(action, Start):
-            chains.setdefault(action.request_ids[0], []).append(action)
-    for first, starts in chains.items():
-        members = [m for m in batches.get(first, []) if m.request_id not in riding]
-        if first in riding:
-            continue
-        if len(members) < 2:
-            actions.extend(starts)
-            continue
-        riding.update(m.request_id for m in members)
-        group = max((s.workers for s in starts), key=len)
-        made = chain([m.request for m in members], group, ids=ids, after="", reason=f"batch of {len(members)}")
-        actions.extend(_renamed(made, starts))
-    yields = [a for a in plan.actions if isinstance(a, Yield)]
-    waiting = tuple(w for w in plan.waiting if w.request_id not in riding)
-    return Plan((*yields, *actions), waiting, plan.note, plan.wake_at_us)
-
-
-def _renamed(made: list[Start], starts: list[Start]) -> list[Start]:
-    """The batch's segments under the ids of the start they replace, so that ids stay unique."""
-    names = {m.segment_id: s.segment_id for m, s in zip(made, starts, strict=True)}
-    return [
-        Start(
-            names[m.segment_id],
-            m.request_ids,
-            m.model,
-            m.stage,
-            m.workers,
-            m.reason,
-            m.from_step,
-            m.to_step,
-            names.get(m.after, ""),
-        )
-        for m in made
-    ]

@@ -178,7 +178,8 @@ class Realisation:
             degree = _useful(task, degree // 2)
             group = self.places.try_take(degree, home=task.request.home, node=node)
         if group is not None:
-            self.actions.extend(chain((task.request,), group, ids=self.ids, after="", reason=reason))
+            together = f"{reason}, a batch of {task.size}" if task.members else reason
+            self.actions.extend(chain(task.requests, group, ids=self.ids, after="", reason=together))
 
     def _holds(self, target: Target, width: int, room_us: float) -> bool:
         """Whether GPUs had better stay idle for a group that is about to be complete than be switched later."""
@@ -268,7 +269,8 @@ def plan_for(
     started = {r for a in actions if isinstance(a, Start) for r in a.request_ids}
     reasons = {w.request_id: w for w in waiting}
     for target in targets:
-        reasons.setdefault(target.task.request_id, Waiting(target.task.request_id, f"{target.reason}; GPUs are busy"))
+        for request in target.task.requests:
+            reasons.setdefault(request.request_id, Waiting(request.request_id, f"{target.reason}; GPUs are busy"))
     left = [t.request_id for t in view.tasks if t.is_idle and t.request_id not in started]
     told = tuple(reasons.get(r) or Waiting(r, "no GPU left for it") for r in left)
     return Plan(tuple(_ordered(actions)), told, note or ("" if actions else "nothing to change"))

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from genserve.domain.cluster import ClusterState
 from genserve.domain.events import Recorded
 from genserve.domain.plan import Plan, Waiting
+from genserve.planners.batching import share_steps
 from genserve.planners.interface import Policy
 from genserve.planners.memory import AGED, BOUGHT, Arrivals, Memory, forecast_classes, remember
 from genserve.planners.realise import Style, Target, plan_for
-from genserve.planners.view import Task, View
+from genserve.planners.view import Task, View, by_key
 
 AGE_FACTOR = 6
 CREDIT_CAP_S = 30
@@ -24,8 +25,8 @@ CREDIT_CAP_S = 30
 
 class Save(Policy, frozen=True):
     """Parts: selection, forecast, ageing (``phi``), sp and image_sp, pausing, forced_room, image_exception, expansion,
-    holding, need_test (off: switches count as free). ``admitted``: everything in the pool was promised its deadline by
-    ``admission``; then nobody is given up for good, and forecast and ageing are off."""
+    holding, batching, need_test (off: switches count as free). ``admitted``: everything in the pool was promised its
+    deadline by ``admission``; then nobody is given up for good, and forecast and ageing are off."""
 
     title: ClassVar[str] = "save"
 
@@ -39,6 +40,7 @@ class Save(Policy, frozen=True):
     image_exception: bool = True
     expansion: bool = True
     holding: bool = True
+    batching: bool = True
     admitted: bool = False
     need_test: bool = True
     aligned_only: bool = False
@@ -106,7 +108,7 @@ class _Decision:
             self._limit(task)
             if not find_need(task, self.view, self.parts) and self.parts.admitted:
                 self._promise(task)
-        saved, given_up = self._select()
+        saved, given_up = self._choose()
         late = [t for t in self.open if not t.need]
         bought = self._age([*late, *given_up])
         targets = self._allocate(bought, saved)
@@ -132,26 +134,37 @@ class _Decision:
 
     # ── 2. select: whom to save ──────────────────────────────────────────────────────────────────────────
 
-    def _select(self) -> tuple[list[Task], list[Task]]:
-        """Moore-Hodgson on a fluid, malleable machine: in deadline order, give up the largest work while too full."""
+    def _choose(self) -> tuple[list[Task], list[Task]]:
+        """Saved and given up. Batches are made where as many are saved with them; a given-up one is taken apart."""
         lost = {t.request_id for t in self.first}
         able = [t for t in self.open if t.need and t.request_id not in lost]
         if self.promised:
             able.sort(key=lambda t: (t.deadline_us, t.request_id))
+        alone = self._select(able)
+        batched = self._together(able)
+        if batched is able:
+            return alone
+        saved, given_up = self._select(batched)
+        if sum(t.size for t in saved) < sum(t.size for t in alone[0]):
+            return alone
+        return saved, [part for t in given_up for part in t.parts]
+
+    def _select(self, able: list[Task]) -> tuple[list[Task], list[Task]]:
+        """Moore-Hodgson on a fluid, malleable machine: in deadline order, give up the largest work while too full."""
         if not self.parts.selection:
             return able, []
         forecasts = self.parts.forecast and not self.parts.admitted
         classes = forecast_classes(self.memory, self.view) if forecasts else []
         due, gone = sum(t.work for t in self.first), set()
-        heap: list[tuple[float, str]] = []
+        heap: list[tuple[float, str, int]] = []
         for task in able:
             due += task.work
             if task.request_id not in self.promised:
-                heapq.heappush(heap, (-task.work, task.request_id))
+                heapq.heappush(heap, (-task.work / task.size, task.request_id, task.size))
             horizon = task.deadline_us - self.view.now_us
             while heap and due > self._capacity(horizon, classes, -heap[0][0]):
-                work, request_id = heapq.heappop(heap)
-                due += work
+                work, request_id, size = heapq.heappop(heap)
+                due += work * size
                 gone.add(request_id)
         saved = [t for t in able if t.request_id not in gone]
         return saved, [t for t in able if t.request_id in gone]
@@ -163,6 +176,26 @@ class _Decision:
             if kind.cost_us < largest_us and kind.allowance_us < horizon_us:
                 capacity -= kind.per_us * kind.cost_us * (horizon_us - kind.allowance_us)
         return capacity
+
+    def _together(self, tasks: list[Task]) -> list[Task]:
+        """``tasks`` with some that wait in batches, as far as they want more GPUs than there are; else as they are."""
+        excess = sum(t.need or 1 for t in tasks) - self.left
+        if not self.parts.batching or excess <= 0:
+            return tasks
+        fixed = self.promised | self.memory.bought
+        idle = [t for t in tasks if t.is_idle and t.request_id not in fixed]
+        shared = share_steps(idle, self.view, excess=excess, margin_us=self.parts.margin_us)
+        if len(shared) == len(idle):
+            return tasks
+        found = [t for t in tasks if t not in set(idle)]
+        for task in shared:
+            found += [task] if not task.members or self._is_sound(task) else task.members
+        return sorted(found, key=by_key)
+
+    def _is_sound(self, batch: Task) -> bool:
+        """Find a batch's need: those that can be saved alone must be saved together, the price of a resume included."""
+        self._limit(batch)
+        return bool(find_need(batch, self.view, self.parts)) or not batch.members[0].need
 
     # ── 3. ageing credit ─────────────────────────────────────────────────────────────────────────────────
 
@@ -227,18 +260,18 @@ class _Decision:
     def _expand(self, targets: list[Target], given_up: list[Task], late: list[Task]) -> list[Target]:
         self._widen(targets, floor=0.9)
         taken = {t.task.request_id for t in targets}
-        for task in sorted(given_up, key=lambda t: (t.work, t.request_id)):
-            width = 0 if task.request_id in taken else self._fit(task, task.need)
-            if width:
+        given_up, late = ([t for t in tasks if t.request_id not in taken] for tasks in (given_up, late))
+        for task in sorted(self._together(given_up), key=lambda t: (t.work, t.request_id)):
+            if width := self._fit(task, task.need):
                 targets.append(self._target(task, width, task.need, "given up for now, on idle GPUs"))
-        for task in sorted(late, key=lambda t: (-self._urge(t), t.request_id)):
-            if self.left >= 1 and task.request_id not in taken:
+        for task in sorted(self._together(late), key=lambda t: (-self._urge(t), t.request_id)):
+            if self.left >= 1:
                 targets.append(self._target(task, 1, 1, "late, on idle GPUs"))
         self._widen(targets, floor=0.25)
         return targets
 
     def _urge(self, task: Task) -> float:
-        return (self.view.now_us - task.arrival_us) / max(1.0, self._price(task))
+        return task.size * (self.view.now_us - task.arrival_us) / max(1.0, self._price(task))
 
     def _widen(self, targets: list[Target], *, floor: float) -> None:
         """Double degrees while the added GPUs work at ``floor`` of a single one; best efficiency, then least slack."""
@@ -265,7 +298,7 @@ class _Decision:
 
     def _tell(self, targets: list[Target], given_up: list[Task], late: list[Task]) -> None:
         """Why each idle request without a target waits. The first reason told of a request wins."""
-        known = {t.task.request_id for t in targets} | {w.request_id for w in self.told}
+        known = {r.request_id for t in targets for r in t.task.requests} | {w.request_id for w in self.told}
         reasons = {t.request_id: "given up for now: others need its GPU time" for t in given_up}
         reasons |= {t.request_id: "late at any degree" for t in late}
         for task in self.open:

@@ -1,10 +1,12 @@
 """What a planner needs to know about each live request, computed once per decision; not a decision.
 
-Steps left count the step in flight as a fraction. Times are microseconds as floats; they never leave the planner.
+Requests that share their steps are one task: they hold one group and stop at one boundary. Steps left count the step
+in flight as a fraction. Times are microseconds as floats; they never leave the planner.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from genserve.domain.request import Media, Shape, Stage, Status
 class Profile(NamedTuple):
     """A class of requests by the cost table: useful degrees with their step times, encode and decode on one GPU.
 
+    Of a batch: those of all its members together, at the degrees at which a batch of that size was measured.
     ``growth`` is, by degree, the next wider one and how well the added GPUs work compared with a single one.
     """
 
@@ -28,17 +31,20 @@ class Profile(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def profile_of(costs: CostTable, model: str, shape: Shape) -> Profile:
+def profile_of(costs: CostTable, model: str, shape: Shape, batch: int = 1) -> Profile:
     degrees = costs.degrees(model, shape)
-    steps = {k: float(costs.step_us(model, shape, degree=k)) for k in degrees}
-    encode_us, decode_us = (float(costs.stage_us(model, s, shape)) for s in (Stage.ENCODE, Stage.DECODE))
+    steps = {k: float(costs.step_us(model, shape, degree=k, batch=batch)) for k in degrees}
+    encode_us, decode_us = (float(costs.stage_us(model, s, shape, batch=batch)) for s in (Stage.ENCODE, Stage.DECODE))
+    if batch > 1:
+        degrees = tuple(k for k in degrees if batch in costs.batches(model, shape, degree=k)) or degrees[:1]
     growth = {a: (b, (steps[1] / steps[b] - steps[1] / steps[a]) / (b - a)) for a, b in pairwise(degrees)}
     return Profile(degrees, steps, encode_us, decode_us, growth)
 
 
 class Task:
-    """A live request as a planner sees it.
+    """A live request, or a batch of several, as a planner sees it.
 
+    ``members`` are the tasks of a batch, () for a single request; a batch goes by the request of one of them.
     ``running`` is its denoising segment, ``degree`` that segment's width (0 if it doesn't run), ``last`` the width it
     last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for encode or decode, or it is
     stopping; it can't be interrupted and needs no decision now.
@@ -46,14 +52,15 @@ class Task:
 
     __slots__ = (
         "arrival_us", "boundary_us", "deadline_us", "decode_us", "degree", "degrees", "encode_us", "growth", "is_bound",
-        "is_idle", "is_image", "is_stopping", "key", "last", "need", "pace", "request", "request_id", "running",
-        "steps", "tau", "was_paused", "work",
+        "is_idle", "is_image", "is_stopping", "key", "last", "members", "need", "pace", "request", "request_id",
+        "running", "steps", "tau", "was_paused", "work",
     )  # fmt: skip
 
     def __init__(self, request: Request, profile: Profile, pace: float, largest: int) -> None:
         spec = request.spec
         self.request = request
         self.request_id = spec.request_id
+        self.members: tuple[Task, ...] = ()
         self.deadline_us = spec.deadline_us
         self.arrival_us = spec.arrival_us
         self.is_image = spec.media is Media.IMAGE
@@ -75,6 +82,20 @@ class Task:
         self.need = 0
         self.work = 0.0
         self.key = (spec.deadline_us, spec.request_id)
+
+    @property
+    def size(self) -> int:
+        """How many requests it is."""
+        return len(self.members) or 1
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(m.request for m in self.members) or (self.request,)
+
+    @property
+    def parts(self) -> tuple[Task, ...]:
+        """What a batch that has not been started may be taken apart into."""
+        return self.members if self.members and self.is_idle else (self,)
 
     def step_us(self, degree: int) -> float:
         return self.tau[degree] * self.pace
@@ -122,8 +143,7 @@ class View:
         self._paces: dict[tuple[str, Shape], float] = {}
         self._bound: list[float] = []
         self.bound_gpus = 0
-        self.tasks = [self._task(r) for r in state.requests.values() if _is_schedulable(r)]
-        self.tasks.sort(key=_by_key)
+        self.tasks = self._tasks()
 
     @property
     def free_count(self) -> int:
@@ -134,16 +154,48 @@ class View:
         only up to there."""
         return sum(left if left < horizon_us else horizon_us for left in self._bound)
 
-    def _task(self, request: Request) -> Task:
-        spec = request.spec
-        task = Task(request, profile_of(self.state.costs, spec.model, spec.shape), self._pace(request), self.largest)
-        if request.segments:
-            self._place(task, request)
+    def together(self, members: Sequence[Task]) -> Task:
+        """Tasks of equal batch key as one, which goes by the member whose progress is furthest known.
+
+        It is due with the first of those that can still be on time; with the first of all if none can.
+        """
+        first = min(members, key=_by_progress)
+        spec = first.request.spec
+        profile = profile_of(self.state.costs, spec.model, spec.shape, len(members))
+        task = Task(first.request, profile, max(m.pace for m in members), self.largest)
+        task.members = tuple(sorted(members, key=by_key))
+        finish_us = self.now_us + task.run_us(1) + task.encode_us + task.decode_us
+        due = next((m for m in task.members if m.deadline_us >= finish_us), task.members[0])
+        task.deadline_us, task.arrival_us = due.deadline_us, due.arrival_us
+        task.key = (task.deadline_us, task.request_id)
         return task
 
-    def _place(self, task: Task, request: Request) -> None:
+    def _tasks(self) -> list[Task]:
+        """By deadline. The last segment of a chain tells who shares it, whatever their reports have reached."""
+        tasks: list[Task] = []
+        chains: dict[str, list[Task]] = {}
+        for request in self.state.requests.values():
+            if not _is_schedulable(request):
+                continue
+            task = self._task(request)
+            if request.segments:
+                chains.setdefault(request.segments[-1], []).append(task)
+            else:
+                tasks.append(task)
+        for members in chains.values():
+            task = members[0] if len(members) == 1 else self.together(members)
+            self._place(task)
+            tasks.append(task)
+        tasks.sort(key=by_key)
+        return tasks
+
+    def _task(self, request: Request) -> Task:
+        spec = request.spec
+        return Task(request, profile_of(self.state.costs, spec.model, spec.shape), self._pace(request), self.largest)
+
+    def _place(self, task: Task) -> None:
         """Where it runs, and how far the step in flight has come."""
-        segments = self.state.segments
+        request, segments = task.request, self.state.segments
         live = [segments[s] for s in request.segments if s in segments]
         head = live[0] if live else None
         if head is None or head.stage is not Stage.DENOISE or not head.is_running:
@@ -196,8 +248,13 @@ def _by_place(worker: Worker) -> tuple[str, str]:
     return worker.node, worker.worker_id
 
 
-def _by_key(task: Task) -> tuple[int, str]:
+def by_key(task: Task) -> tuple[int, str]:
     return task.key
+
+
+def _by_progress(task: Task) -> tuple[int, int, tuple[int, str]]:
+    """Furthest first: fewest segments to come, then most steps done."""
+    return len(task.request.segments), -task.request.step, task.key
 
 
 def _power_of_two(count: int) -> int:
