@@ -1,8 +1,9 @@
-"""A batch on its way to the ranks that join it: a small header and the tensors as they are, nothing to prepare again.
+"""A batch on its way to other processes: a small header and the tensors as they are, nothing to prepare again.
 
 The header is msgpack and says what the next step reads: the loop's values and each member's samplers, guiders and
-generator. Tensors are in one buffer per kind of device. Between processes of one cell and of one version only, and
-never stored: whoever needs a file takes a checkpoint (see latents).
+generator. Tensors are in one buffer per kind of device. Ranks that join get the buffers by broadcast, a worker that
+takes a paused request over gets everything as bytes. Between processes of one cell and of one version only, and never
+stored: whoever needs a file takes a checkpoint (see latents).
 """
 
 from __future__ import annotations
@@ -21,26 +22,23 @@ from genserve.diffusion.denoising import Conditioning, Denoising, Member
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.members import together
 from genserve.diffusion.model import DiffusionModel
+from genserve.diffusion.parallel_buffers import (
+    Layout,
+    dtype_name,
+    empty_buffers,
+    filled_buffers,
+    layouts_of,
+    views_of,
+)
 from genserve.diffusion.parallel_world import Group
 from genserve.errors import CallerError, InvariantBroken
 
-ALIGNMENT = 64
-"""Bytes: a tensor inside a buffer starts where one with memory of its own would, because kernels may care."""
 CONFIGURATION = "_internal_dict"
 """The attribute that every process has from the checkpoint folder; all others of a sampler travel."""
+MAGIC = b"GSPARCEL"
 TENSOR, ARRAY, GENERATOR, DTYPE = range(4)
 
 Plain = dict[str, Any]
-
-
-class Layout(msgspec.Struct, frozen=True, array_like=True):
-    """One tensor of a parcel; ``offset`` is in bytes, in the host's buffer or in the device's."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    size: int
-    is_on_host: bool
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -54,11 +52,15 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Packed(msgspec.Struct, frozen=True):
-    """One member: what it makes, and its samplers' and guiders' classes and attributes by component."""
+    """One member: what it makes, and its samplers' and guiders' classes and attributes by component.
+
+    ``prepared`` names the attributes that are still as they were before the first step.
+    """
 
     generation: Generation
     classes: dict[str, str]
     attributes: dict[str, Plain]
+    prepared: dict[str, tuple[str, ...]]
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -91,9 +93,9 @@ def pack(model: DiffusionModel, denoising: Denoising) -> Parcel:
     )
     body = msgspec.msgpack.encode(content, enc_hook=numbers.of)
     generators = tuple(numbers.of_tensor(member.generator.get_state()) for member in denoising.members)
-    layouts = _layouts(numbers.tensors)
+    layouts = layouts_of(numbers.tensors)
     header = Header(denoising.model, model.fingerprint, layouts, generators, body)
-    return Parcel(msgspec.msgpack.encode(header), _filled(layouts, numbers.tensors))
+    return Parcel(msgspec.msgpack.encode(header), filled_buffers(layouts, numbers.tensors))
 
 
 def expect(model: DiffusionModel, header: bytes) -> Parcel:
@@ -105,7 +107,7 @@ def expect(model: DiffusionModel, header: bytes) -> Parcel:
     theirs, ours = (told.model, told.fingerprint), (model.entry.name, model.fingerprint)
     if theirs != ours:
         raise CallerError("checkpoint_mismatch", f"a batch of {theirs} cannot go on as {ours}")
-    return Parcel(header, _empty(told.layouts, model.device))
+    return Parcel(header, empty_buffers(told.layouts, model.device))
 
 
 def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
@@ -114,7 +116,7 @@ def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
     Text embeddings are among the loop's values; the members' own, from which a run could begin anew, stay behind.
     """
     header = msgspec.msgpack.decode(parcel.header, type=Header)
-    tensors = _views(header.layouts, parcel.buffers)
+    tensors = views_of(header.layouts, parcel.buffers)
     generators = [_generator(tensors[number]) for number in header.generators]
 
     def read(code: int, data: memoryview) -> Any:
@@ -135,6 +137,31 @@ def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
         components=together([member.components for member in members]),
         step_index=content.step_index,
     )
+
+
+def to_bytes(parcel: Parcel) -> bytes:
+    """Header and buffers in one piece."""
+    parts = [parcel.header, *(buffer.cpu().numpy().data for buffer in parcel.buffers)]
+    return MAGIC + msgspec.msgpack.encode(parts)
+
+
+def is_parcel(content: bytes) -> bool:
+    """Whether the bytes are ``to_bytes``'s rather than a checkpoint's."""
+    return content.startswith(MAGIC)
+
+
+def from_bytes(model: DiffusionModel, content: bytes) -> Denoising:
+    """The batch that was packed; raises CallerError ``checkpoint_corrupt`` or ``checkpoint_mismatch``."""
+    try:
+        header, *parts = msgspec.msgpack.decode(memoryview(content)[len(MAGIC) :], type=list[memoryview])
+        parcel = expect(model, bytes(header))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise CallerError("checkpoint_corrupt", f"not a batch of {model.entry.name}: {error}") from error
+    if [len(part) for part in parts] != [len(buffer) for buffer in parcel.buffers]:
+        raise CallerError("checkpoint_corrupt", f"a batch of {model.entry.name} arrived in {len(content)} bytes")
+    for buffer, part in zip(parcel.buffers, parts, strict=True):
+        buffer.copy_(torch.frombuffer(bytearray(part), dtype=torch.uint8))
+    return unpack(model, parcel)
 
 
 def send(model: DiffusionModel, denoising: Denoising, group: Group) -> None:
@@ -158,11 +185,16 @@ def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
 
 
 def _packed(member: Member) -> Packed:
+    known = member.prepared
     return Packed(
         generation=member.generation,
         classes={name: type(component).__name__ for name, component in member.components.items()},
         attributes={
             name: {key: value for key, value in vars(component).items() if key != CONFIGURATION}
+            for name, component in member.components.items()
+        },
+        prepared={
+            name: tuple(k for k, v in vars(component).items() if k in known[name] and v is known[name][k])
             for name, component in member.components.items()
         },
     )
@@ -174,8 +206,14 @@ def _member(model: DiffusionModel, packed: Packed, generator: torch.Generator) -
     if ours != packed.classes:
         raise CallerError("checkpoint_mismatch", f"a batch with {packed.classes} cannot go on with {ours}")
     for name, component in components.items():
-        vars(component).update(packed.attributes[name])
-    return Member(packed.generation, Conditioning({}, {}), components, {}, generator)
+        configuration = vars(component)[CONFIGURATION]
+        vars(component).clear()
+        vars(component).update({CONFIGURATION: configuration, **packed.attributes[name]})
+    prepared = {
+        name: {key: vars(component)[key] for key in (CONFIGURATION, *packed.prepared[name])}
+        for name, component in components.items()
+    }
+    return Member(packed.generation, Conditioning({}, {}), components, prepared, generator)
 
 
 def _generator(state: torch.Tensor) -> torch.Generator:
@@ -203,7 +241,7 @@ class _Numbers:
         if isinstance(value, np.ndarray | np.generic):
             return Ext(ARRAY, self.of_tensor(torch.as_tensor(value)).to_bytes(4, "little"))
         if isinstance(value, torch.dtype):
-            return Ext(DTYPE, _name(value).encode())
+            return Ext(DTYPE, dtype_name(value).encode())
         for index, generator in enumerate(self._generators):
             if value is generator:
                 return Ext(GENERATOR, index.to_bytes(4, "little"))
@@ -214,50 +252,3 @@ class _Numbers:
             self._known[id(tensor)] = len(self.tensors)
             self.tensors.append(tensor)
         return self._known[id(tensor)]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-# ── buffers ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[Layout, ...]:
-    """Each tensor's place in the buffer of its kind of device."""
-    ends = {True: 0, False: 0}
-    layouts = []
-    for tensor in tensors:
-        is_on_host = tensor.device.type == "cpu"
-        layouts.append(Layout(_name(tensor.dtype), tuple(tensor.shape), ends[is_on_host], tensor.nbytes, is_on_host))
-        ends[is_on_host] += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-    return tuple(layouts)
-
-
-def _empty(layouts: Sequence[Layout], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """The host's buffer, and the device's if anything is in it."""
-    sizes = [
-        max((entry.offset + entry.size for entry in layouts if entry.is_on_host == is_on_host), default=0)
-        for is_on_host in (True, False)
-    ]
-    places = (torch.device("cpu"), device)
-    return tuple(torch.empty(size, dtype=torch.uint8, device=p) for size, p in zip(sizes, places, strict=True) if size)
-
-
-def _filled(layouts: Sequence[Layout], tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), torch.device("cpu"))
-    buffers = _empty(layouts, device)
-    for view, tensor in zip(_views(layouts, buffers), tensors, strict=True):
-        view.copy_(tensor)
-    return buffers
-
-
-def _views(layouts: Sequence[Layout], buffers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors inside the buffers, without copying."""
-    return [
-        buffers[0 if entry.is_on_host else -1]
-        .narrow(0, entry.offset, entry.size)
-        .view(getattr(torch, entry.dtype))
-        .view(entry.shape)
-        for entry in layouts
-    ]
