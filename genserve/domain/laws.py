@@ -86,19 +86,30 @@ class LawBook:
         self._incarnations: dict[str, int] = {}
 
     def watch(self, recorded: e.Recorded) -> None:
-        self._check_order(recorded)
+        position, event = recorded.position, recorded.event
+        if position != self._position + 1 or recorded.recorded_us < self._recorded_us:
+            self._check_order(recorded)
+        self._position, self._recorded_us = position, recorded.recorded_us
         stream = recorded.stream
-        if stream.startswith(REQUEST_STREAM):
-            request_id = stream[len(REQUEST_STREAM) :]
-            self._check_request(recorded, request_id)
-            if request_id in self._ended:
-                return
-            if self._is_late(self._life(request_id), recorded.event):
-                self._note_late(self._life(request_id), recorded.event)
-                return
-        watcher = _WATCHERS.get(type(recorded.event))
+        if stream.startswith(REQUEST_STREAM) and not self._concerns_live(recorded, stream[len(REQUEST_STREAM) :]):
+            return
+        watcher = _WATCHERS.get(type(event))
         if watcher is not None:
-            watcher(self, recorded, recorded.event)
+            watcher(self, recorded, event)
+
+    def _concerns_live(self, recorded: e.Recorded, request_id: str) -> bool:
+        """Whether a fact of a request is to be looked at further: it is known, lives, and the fact is not late."""
+        event, ended = recorded.event, self._ended.get(request_id)
+        if ended is not None:
+            self._check_ended(recorded, request_id, ended)
+            return False
+        life = self._life(request_id)
+        if not life.is_submitted or type(event) is e.RequestSubmitted:
+            self._check_submitted(recorded, request_id, life)
+        if self._is_late(life, event):
+            self._note_late(life, event)
+            return False
+        return True
 
     def _broken(self, law: str, recorded: e.Recorded, message: str) -> None:
         self.violations.append(Violation(law, recorded.position, message))
@@ -108,21 +119,21 @@ class LawBook:
             self._broken("monotone time", recorded, f"follows position {self._position}")
         if recorded.recorded_us < self._recorded_us:
             self._broken("monotone time", recorded, f"recorded {recorded.recorded_us} after {self._recorded_us}")
-        self._position = recorded.position
-        self._recorded_us = recorded.recorded_us
 
-    def _check_request(self, recorded: e.Recorded, request_id: str) -> None:
-        name, ended = type(recorded.event).__name__, self._ended.get(request_id)
-        is_known = ended is not None or self._life(request_id).is_submitted
+    def _check_ended(self, recorded: e.Recorded, request_id: str, ended: int) -> None:
         if isinstance(recorded.event, e.RequestSubmitted):
-            if is_known:
-                self._broken("conservation", recorded, f"{request_id} submitted twice")
-            elif ended is None:
-                self._life(request_id).is_submitted = True
-        elif not is_known:
-            self._broken("conservation", recorded, f"{name} for {request_id}, which was never submitted")
-        elif ended is not None and not isinstance(recorded.event, e.RequestDeleted):
+            self._broken("conservation", recorded, f"{request_id} submitted twice")
+        elif not isinstance(recorded.event, e.RequestDeleted):
+            name = type(recorded.event).__name__
             self._broken("conservation", recorded, f"{name} for {request_id}, ended at {ended}")
+
+    def _check_submitted(self, recorded: e.Recorded, request_id: str, life: _Life) -> None:
+        if not isinstance(recorded.event, e.RequestSubmitted):
+            name = type(recorded.event).__name__
+            self._broken("conservation", recorded, f"{name} for {request_id}, which was never submitted")
+        elif life.is_submitted:
+            self._broken("conservation", recorded, f"{request_id} submitted twice")
+        life.is_submitted = life.is_submitted or isinstance(recorded.event, e.RequestSubmitted)
 
     def _life(self, request_id: str) -> _Life:
         """Of a request that has not ended, known or not."""

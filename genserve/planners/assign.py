@@ -28,6 +28,9 @@ def assign(state: ClusterState, wishes: Sequence[Wish], *, preemptive: bool) -> 
     A start goes to free GPUs first, then behind segments that are about to end (a yield under way, a decode),
     so that no GPU idles while the news travels.
     """
+    requests = state.requests
+    if not any(requests[r].is_idle for w in wishes for r in w.request_ids[:1]):
+        return Plan(note="nothing waits")
     return _Assignment(state, wishes, preemptive=preemptive).plan()
 
 

@@ -14,6 +14,8 @@ _ORDER = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
 
 def find_faults(state: ClusterState, plan: Plan) -> list[str]:
     """What is illegal about the plan, in words that name the ids; empty when it may be recorded."""
+    if not plan.actions:
+        return []
     check = _Check(state)
     for action in plan.actions:
         if isinstance(action, Start):
@@ -139,6 +141,8 @@ class _Check:
         return _ORDER[min(_ORDER.index(stage) + 1, 2)]
 
     def _check_batch(self, name: str, start: Start) -> None:
+        if len(start.request_ids) < 2:
+            return
         members = [self.state.requests[r] for r in start.request_ids if r in self.state.requests]
         if len({m.spec.batch_key for m in members}) > 1:
             self.fault(f"{name}: {start.request_ids} differ in model, shape, steps or guidance")

@@ -16,9 +16,10 @@ def verdicts(state: ClusterState) -> list[tuple[str, AnyEvent]]:
     """Requests whose end is due: cancelled while in no segment, failed for good, or out of attempts."""
     ends = []
     for request in state.requests.values():
-        verdict = _find_verdict(request)
-        if verdict is not None:
-            ends.append((request_stream(request.request_id), verdict))
+        if request.cancelling or request.fatal or request.failures > MAX_FAILURES:
+            verdict = _find_verdict(request)
+            if verdict is not None:
+                ends.append((request_stream(request.request_id), verdict))
     return sorted(ends, key=lambda end: end[0])
 
 
