@@ -18,7 +18,7 @@ from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.load import load_model
-from genserve.diffusion.parallel_state import Parcel, expect, pack, unpack
+from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_bytes, unpack
 from genserve.diffusion.parallel_world import Group
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
@@ -94,11 +94,14 @@ class Device:
         if kept is None or kept.denoising is None:
             return None
         self.forget(request_id)
-        return snapshot(self._models[kept.denoising.model], kept.denoising).to_bytes
+        model, denoising = self._models[kept.denoising.model], kept.denoising
+        return lambda: to_bytes(pack(model, denoising))
 
     def restore(self, member: Member, content: bytes) -> None:
-        model = self._models[member.spec.model]
-        denoising = load(model, generation_of(member.spec), content)
+        model, generation = self._models[member.spec.model], generation_of(member.spec)
+        denoising = from_bytes(model, content) if is_parcel(content) else load(model, generation, content)
+        if denoising.generations != (generation,):
+            raise GenServeError("checkpoint_mismatch", f"the latents of {member.request_id} are of another generation")
         self._keep(member, _Kept(member.attempt, denoising.members[0].conditioning, denoising))
 
     def _find(self, request_id: str, attempt: int) -> _Kept | None:
@@ -213,7 +216,7 @@ class Device:
     def pack(self, batch: _Batch) -> Parcel:
         return pack(self._models[batch.denoising.model], batch.denoising)
 
-    def expect(self, members: tuple[Member, ...], header: bytes) -> Parcel:
+    def parcel_for(self, members: tuple[Member, ...], header: bytes) -> Parcel:
         return _run(expect, self._models[members[0].spec.model], header)
 
     def unpack(self, members: tuple[Member, ...], parcel: Parcel) -> _Batch:

@@ -60,7 +60,7 @@ class GroupRunner(Runner, Protocol):
     def pack(self, batch: Any) -> Parcel:
         """The batch for those who join."""
 
-    def expect(self, members: tuple[p.Member, ...], header: bytes) -> Parcel:
+    def parcel_for(self, members: tuple[p.Member, ...], header: bytes) -> Parcel:
         """The parcel of that header, whose buffers are still to be filled."""
 
     def unpack(self, members: tuple[p.Member, ...], parcel: Any) -> Any:
@@ -216,7 +216,7 @@ class _Follower:
 
     def _joined(self, word: JoinWord) -> Any:
         members = tuple(self._members[request_id] for request_id in word.request_ids)
-        parcel = self._runner.expect(members, word.header)
+        parcel = self._runner.parcel_for(members, word.header)
         for buffer in parcel.buffers:
             self._channel.share(self._leader, buffer)
         return self._runner.unpack(members, parcel)
