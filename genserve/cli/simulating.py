@@ -146,6 +146,8 @@ def _table(point: dict[str, Any], title: str) -> Table:
     columns = ["planner", "on time %", "image", "video", "p50 s", "p99 s", "worst late", "pauses", "switches", "GPU %"]
     columns += ["decision p99 us"] + (["of bound %"] if reached else [])
     columns += ["refused %", "admitted on time %"] if refuses else []
+    has_door = any("admission" in row for row in point["planners"].values())
+    columns += ["goodput %", "avoidable %"] if has_door else []
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right")
     for label, row in point["planners"].items():
@@ -156,8 +158,15 @@ def _table(point: dict[str, Any], title: str) -> Table:
         cells += [f"{100 * row['utilization']:.0f}", f"{row['decision_us']['p99']:.0f}"]
         cells += [f"{100 * reached[label]:.1f}"] if reached else []
         cells += [f"{100 * row['refused']:.1f}", f"{100 * row['admitted_on_time']:.1f}"] if refuses else []
+        cells += _door_cells(row["admission"]) if has_door else []
         table.add_row(*cells)
     return table
+
+
+def _door_cells(door: dict[str, float]) -> list[str]:
+    """Goodput against an open door; avoidable refusals as found and as proven at most."""
+    found, at_most = door["avoidable_refusals"], door["avoidable_refusals_at_most"]
+    return [f"{100 * door['goodput']:.1f}", f"{100 * found:.1f} to {100 * at_most:.1f}"]
 
 
 def _percent(value: dict[str, float] | None) -> str:

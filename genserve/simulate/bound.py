@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import highspy
@@ -35,9 +35,21 @@ class Bound(Struct, frozen=True):
     saved: dict[str, float]
 
 
-def upper_bound(requests: Sequence[RequestSpec], costs: CostTable, *, gpus: int, largest: int = 8) -> Bound:
-    """No schedule on ``gpus`` GPUs with groups of at most ``largest`` has more requests on time."""
-    model = _Model(requests, costs, gpus, largest)
+def upper_bound(
+    requests: Sequence[RequestSpec],
+    costs: CostTable,
+    *,
+    gpus: int,
+    largest: int = 8,
+    must: Collection[str] = (),
+    max_cells: int = MAX_CELLS,
+) -> Bound:
+    """No schedule on ``gpus`` GPUs with groups of at most ``largest`` has more requests on time.
+
+    With ``must``: no schedule that has all of those on time. Raises InvariantBroken where there is none.
+    """
+    model = _Model(requests, costs, gpus, largest, max_cells)
+    model.lower = [float(r.request_id in must) for r in requests]
     values, objective = model.solve()
     saved = {r.request_id: float(values[i]) for i, r in enumerate(requests)}
     return Bound(math.floor(objective + 1e-6), objective, saved)
@@ -46,12 +58,15 @@ def upper_bound(requests: Sequence[RequestSpec], costs: CostTable, *, gpus: int,
 class _Model:
     """Columns: one share per request, then times at each degree and of decode in each interval of its window."""
 
-    def __init__(self, requests: Sequence[RequestSpec], costs: CostTable, gpus: int, largest: int) -> None:
+    def __init__(
+        self, requests: Sequence[RequestSpec], costs: CostTable, gpus: int, largest: int, max_cells: int
+    ) -> None:
         self.shares = len(requests)
         self.upper = [1.0] * self.shares
+        self.lower = [0.0] * self.shares
         self.entries: list[list[tuple[int, float]]] = []
         self.limits: list[tuple[float, float]] = []
-        self.points = _points(requests, costs)
+        self.points = _points(requests, costs, max_cells)
         lengths = [(b - a) / 1e6 for a, b in pairwise(self.points)]
         self.capacity: list[list[tuple[int, float]]] = [[] for _ in lengths]
         self.lengths = lengths
@@ -99,7 +114,9 @@ class _Model:
         lp.num_col_, lp.num_row_ = columns, rows
         cost = np.zeros(columns)
         cost[: self.shares] = -1.0
-        lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, np.zeros(columns), np.array(self.upper)
+        lower = np.zeros(columns)
+        lower[: self.shares] = self.lower
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, lower, np.array(self.upper)
         lp.row_lower_ = np.array([_finite(low) for low, _ in self.limits])
         lp.row_upper_ = np.array([_finite(high) for _, high in self.limits])
         lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
@@ -119,14 +136,14 @@ def _finite(value: float) -> float:
     return math.copysign(highspy.kHighsInf, value) if math.isinf(value) else value
 
 
-def _points(requests: Sequence[RequestSpec], costs: CostTable) -> list[int]:
+def _points(requests: Sequence[RequestSpec], costs: CostTable, max_cells: int) -> list[int]:
     """Where intervals begin and end; of a long trace only some: windows widen to the next, which keeps it a bound."""
     points: set[int] = set()
     for spec in requests:
         encode, decode = (costs.stage_us(spec.model, s, spec.shape) for s in (Stage.ENCODE, Stage.DECODE))
         points |= {spec.arrival_us + encode, spec.deadline_us - decode, spec.deadline_us}
     ordered = sorted(points)
-    every = -(-len(ordered) * len(requests) // MAX_CELLS)
+    every = -(-len(ordered) * len(requests) // max_cells)
     return sorted({*ordered[::every], ordered[-1]}) if every > 1 else ordered
 
 

@@ -14,9 +14,11 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from genserve.domain.costs import CostTable, Prices
+from genserve.domain.request import Media
 from genserve.planners.admission import Admission
 from genserve.planners.interface import Parameter
 from genserve.planners.registry import build_planner
+from genserve.simulate.avoidable import Avoidable, avoidable_refusals
 from genserve.simulate.bound import clairvoyant, upper_bound
 from genserve.simulate.calibration import load_calibration
 from genserve.simulate.score import Score, Scorer, score
@@ -103,6 +105,39 @@ def run_one(setting: Setting, entrant: Entrant, seed: int) -> Score:
     return score(scorer, gpus=setting.gpus, decision_us=run.decision_us)
 
 
+class Door(Struct, frozen=True):
+    """What admission did on one seed: requests on time with it and with an open door, and refusals in requests."""
+
+    met: int
+    met_open: int
+    images_refused: int
+    avoidable: Avoidable
+
+
+def door_one(setting: Setting, entrant: Entrant, seed: int) -> Door:
+    """One planner on one seed, with admission and with an open door, where nothing was promised."""
+    scorer, scenario = Scorer(), build_scenario(setting, seed)
+    planner = build_planner(entrant.name, entrant.parameters)
+    simulate(planner, scenario, observers=(scorer.watch,), keep_log=False)
+    outcomes = scorer.outcomes
+    met = {o.request_id for o in outcomes if o.is_met}
+    refused = {o.request_id for o in outcomes if o.is_refused}
+    unbiased = replace(scenario, errors=NO_ERRORS)
+    return Door(
+        met=len(met),
+        met_open=round(
+            run_one(replace(setting, admission=None), _open(entrant), seed).attainment["all"] * len(outcomes)
+        ),
+        images_refused=sum(o.is_refused for o in outcomes if o.media is Media.IMAGE),
+        avoidable=avoidable_refusals(unbiased, met=met, refused=refused),
+    )
+
+
+def _open(entrant: Entrant) -> Entrant:
+    """The same planner without the promise that everything in the pool fits."""
+    return Entrant(entrant.name, {k: v for k, v in entrant.parameters.items() if k != "admitted"})
+
+
 def bound_one(setting: Setting, seed: int) -> tuple[float, float]:
     """The proven upper bound and the best schedule found, as shares of the requests of one seed."""
     scenario = build_scenario(setting, seed)
@@ -128,6 +163,8 @@ def compare(
     tasks: list[tuple[Any, ...]] = [(run_one, setting, e, s) for e in entrants for s in seeds]
     if with_bound:
         tasks += [(bound_one, setting, s) for s in seeds]
+    if setting.admission is not None:
+        tasks += [(door_one, setting, e, s) for e in entrants for s in seeds]
     results = run_all(tasks, jobs, progress)
     scores = {e.label: results[i * len(seeds) : (i + 1) * len(seeds)] for i, e in enumerate(entrants)}
     outcome: dict[str, Any] = {"parameters": describe(setting, entrants), "planners": {}}
@@ -135,7 +172,13 @@ def compare(
     for label, of in scores.items():
         outcome["planners"][label] = summarise(of, against=first)
     if with_bound:
-        outcome["bound"] = _summarise_bound(results[len(entrants) * len(seeds) :], scores)
+        bounds = results[len(entrants) * len(seeds) : (len(entrants) + 1) * len(seeds)]
+        outcome["bound"] = _summarise_bound(bounds, scores)
+    if setting.admission is not None:
+        doors = results[-len(entrants) * len(seeds) :]
+        for i, (label, of) in enumerate(scores.items()):
+            row = _summarise_doors(doors[i * len(seeds) : (i + 1) * len(seeds)], of)
+            outcome["planners"][label]["admission"] = row
     return outcome
 
 
@@ -222,3 +265,17 @@ def _summarise_bound(pairs: Sequence[tuple[float, float]], scores: Mapping[str, 
     uppers, found = [p[0] for p in pairs], [p[1] for p in pairs]
     reached = {label: fmean(s.attainment["all"] for s in of) / max(1e-9, fmean(uppers)) for label, of in scores.items()}
     return {**mean_ci(uppers), "found": mean_ci(found), "reached": reached, "per_seed": uppers}
+
+
+def _summarise_doors(doors: Sequence[Door], scores: Sequence[Score]) -> dict[str, Any]:
+    """``goodput`` is against an open door; shares of refusals are of all arrivals, of images those of images."""
+    arrived = sum(s.requests for s in scores)
+    images = sum(s.images for s in scores)
+    return {
+        "admitted": 1 - sum(s.refused * s.requests for s in scores) / arrived,
+        "images_admitted": 1 - sum(d.images_refused for d in doors) / max(1, images),
+        "goodput": sum(d.met for d in doors) / max(1, sum(d.met_open for d in doors)),
+        "admitted_on_time_worst": min(s.admitted_on_time for s in scores),
+        "avoidable_refusals": sum(d.avoidable.found for d in doors) / arrived,
+        "avoidable_refusals_at_most": sum(d.avoidable.at_most for d in doors) / arrived,
+    }

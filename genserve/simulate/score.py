@@ -26,6 +26,7 @@ class Outcome(Struct, frozen=True):
     finished_us: int = 0
     pauses: int = 0
     switches: int = 0
+    is_refused: bool = False
 
     @property
     def is_met(self) -> bool:
@@ -42,7 +43,7 @@ class Outcome(Struct, frozen=True):
 
 
 class _Life:
-    __slots__ = ("degree", "finished_us", "pauses", "spec", "stopped_us", "switches")
+    __slots__ = ("degree", "finished_us", "is_refused", "pauses", "spec", "stopped_us", "switches")
 
     def __init__(self, spec: RequestSpec) -> None:
         self.spec = spec
@@ -51,6 +52,7 @@ class _Life:
         self.finished_us = 0
         self.pauses = 0
         self.switches = 0
+        self.is_refused = False
 
 
 class Scorer:
@@ -85,6 +87,7 @@ class Scorer:
             self.deferred += sum(isinstance(a, Defer) for a in event.actions)
         elif isinstance(event, e.RequestFailed) and event.code == "refused":
             self.refused += 1
+            self._lives[recorded.stream[len(REQUEST_STREAM) :]].is_refused = True
 
     def _denoise(self, life: _Life, event: e.StageStarted, now_us: int) -> None:
         if life.degree:
@@ -111,6 +114,7 @@ class Scorer:
                 x.finished_us,
                 x.pauses,
                 x.switches,
+                x.is_refused,
             )
             for r, x in self._lives.items()
         )
@@ -129,6 +133,7 @@ class Score(Struct, frozen=True):
     decisions: int
     decision_us: dict[str, float]
     requests: int
+    images: int = 0
     refused: float = 0.0
     admitted_on_time: float = 0.0
     heavy_share: float = 0.0
@@ -150,6 +155,7 @@ def score(scorer: Scorer, *, gpus: int, decision_us: Sequence[int]) -> Score:
         decisions=len(decision_us),
         decision_us={"p50": percentile(decision_us, 50), "p99": percentile(decision_us, 99), "max": max(decision_us)},
         requests=len(outcomes),
+        images=sum(o.media is Media.IMAGE for o in outcomes),
         refused=scorer.refused / count,
         heavy_share=scorer.deferred / count,
         admitted_on_time=sum(o.is_met for o in outcomes) / max(1, len(outcomes) - scorer.refused),
