@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from genserve.cli import simulating as o
+from genserve.cli.simulate_log import simulate_log
 
 
 def add_to(app: typer.Typer) -> None:
@@ -16,7 +17,10 @@ def add_to(app: typer.Typer) -> None:
 
 def simulate(
     *,
-    planner: Annotated[str, typer.Option(help="Name, with parameters as name:parameter=value.")] = "save",
+    planner: Annotated[
+        str,
+        typer.Option(help="Name, with parameters as name:parameter=value; by default save, or that of the log."),
+    ] = "",
     workload: o.WorkloadName = "genserve",
     mix: o.Mix = "balanced",
     sizes: o.Sizes = "uniform",
@@ -40,6 +44,15 @@ def simulate(
     cells: Annotated[
         int, typer.Option(help="Independent cells of so many --gpus each behind a two-choices router.", min=1)
     ] = 1,
+    from_log: Annotated[
+        str,
+        typer.Option(
+            "--from-log",
+            help="Simulate what arrived in a recorded log (SQLAlchemy URL or SQLite file), and compare with it. Only "
+            "--planner, --costs and --json apply.",
+        ),
+    ] = "",
+    costs: Annotated[Path | None, typer.Option(help="With --from-log: a cost table in place of the log's own.")] = None,
     log_file: Annotated[Path | None, typer.Option("--log", help="Write the event log, one JSON object a line.")] = None,
     json_file: o.JsonFile = None,
     jobs: o.Jobs = 0,
@@ -49,6 +62,9 @@ def simulate(
     The run is the production scheduler on a simulated clock; its log obeys the laws of a live one.
     With --cells the rate is that of the whole system.
     """
+    if from_log:
+        simulate_log(from_log, planner, costs, json_file)
+        return
     from genserve.simulate.compare import parse_entrant
 
     setting = o.make_setting(
@@ -58,7 +74,7 @@ def simulate(
         verdict_within=verdict_within, told=told,
         seeds=1, first_seed=seed,
     )  # fmt: skip
-    entrant = parse_entrant(planner)
+    entrant = parse_entrant(planner or "save")
     result = _one(setting, entrant, log_file) if cells == 1 else _many(setting, entrant, cells, jobs)
     o.write_json(result, json_file)
     if str(json_file) != "-":

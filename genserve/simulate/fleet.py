@@ -76,22 +76,28 @@ class Fleet:
         decided = recorded.event
         assert isinstance(decided, e.PlanDecided)
         fresh = []
+        heard_us = self.now_us + self._truth.dispatch_us
         for action in decided.actions:
             if isinstance(action, Start):
-                fresh.append(self._enqueue(action).segment_id)
+                job = self._enqueue(action)
+                job.ready_us = heard_us
+                fresh.append(job.segment_id)
             elif isinstance(action, Yield):
                 self._yield(action.segment_id)
             elif isinstance(action, Cancel):
                 self._cancel(action.request_id)
             elif isinstance(action, Accept):
-                self._say(action.request_id, e.RequestCompleted(self._samples.pop(action.request_id).attempt))
+                self._complete(action.request_id, self._samples[action.request_id])
             elif isinstance(action, Defer):
                 del self._samples[action.request_id]
             elif isinstance(action, Load):
                 self._load(action)
             elif isinstance(action, Unload):
                 self._say_worker(action.worker_id, e.StageUnloaded(action.worker_id, action.model, action.stage))
-        self._start_ready(fresh)
+        if heard_us > self.now_us and fresh:
+            self._agenda.put(heard_us, partial(self._start_ready, tuple(fresh)))
+        else:
+            self._start_ready(fresh)
 
     # ── segments ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,7 +122,7 @@ class Fleet:
             return
         for segment_id in candidates:
             job = self._jobs.get(segment_id)
-            if job is None or job.is_running or job.after in self._jobs:
+            if job is None or job.is_running or job.after in self._jobs or job.ready_us > self.now_us:
                 continue
             if all(self._queues[w][0] == segment_id for w in job.workers):
                 self._start(job)
@@ -166,8 +172,8 @@ class Fleet:
             return
         self._report_to(job, min(job.to_step, job.boundary_after(self.now_us) - 1))
         if self._progress_us:
-            step = job.boundary_after(self.now_us + self._progress_us) - 1
-            if job.reported < step < job.to_step:
+            step = max(job.reported + 1, job.boundary_after(self.now_us + self._progress_us) - 1)
+            if step < job.to_step:
                 self._agenda.put(job.time_of(step), partial(self._report, job, ticket))
 
     def _report_to(self, job: Job, step: int) -> None:
@@ -208,8 +214,25 @@ class Fleet:
         if sample.spec.heavy_model:
             self._say(request_id, e.AnswerScored(sample.attempt, self._truth.score_permille(sample.spec)))
         else:
-            self._say(request_id, e.RequestCompleted(sample.attempt))
-            del self._samples[request_id]
+            self._complete(request_id, sample)
+
+    def _complete(self, request_id: str, sample: Sample) -> None:
+        """The result is stored a while after its pixels exist."""
+        store_us = self._truth.store_us(sample.spec)
+        if store_us:
+            self._agenda.put(self.now_us + store_us, partial(self._store, request_id, sample))
+        else:
+            self._store(request_id, sample)
+
+    def _store(self, request_id: str, sample: Sample) -> None:
+        """Unless the attempt is over by now; a cancel that came first wins."""
+        if self._samples.get(request_id) is not sample:
+            return
+        del self._samples[request_id]
+        request = self.state.requests.get(request_id)
+        is_cancelled = request is not None and request.cancelling
+        end = e.RequestCancelled("simulated") if is_cancelled else e.RequestCompleted(sample.attempt)
+        self._say(request_id, end)
 
     def _pause(self, job: Job) -> None:
         for request_id in tuple(job.members):
@@ -255,7 +278,7 @@ class Fleet:
         if job.stage is not Stage.DENOISE:
             job.stopping = False
             return
-        step = job.boundary_after(self.now_us)
+        step = job.boundary_after(self.now_us + self._truth.dispatch_us)
         if step >= job.to_step:
             return
         job.stopping = True

@@ -23,11 +23,15 @@ class Sample:
 
 
 class Job:
-    """A segment on simulated GPUs. ``began_us`` is when its first step began, ``ticket`` voids stale happenings."""
+    """A segment on simulated GPUs.
+
+    ``ready_us`` is when its workers have heard of it, ``began_us`` when its first step began; ``ticket`` voids stale
+    happenings.
+    """
 
     __slots__ = (
-        "after", "began_us", "from_step", "is_running", "members", "paid_us", "period_us", "reported", "segment_id",
-        "stage", "stopping", "ticket", "to_step", "workers",
+        "after", "began_us", "from_step", "is_running", "members", "paid_us", "period_us", "ready_us", "reported",
+        "segment_id", "stage", "stopping", "ticket", "to_step", "workers",
     )  # fmt: skip
 
     def __init__(self, start: Start | Segment) -> None:
@@ -40,6 +44,7 @@ class Job:
         self.after = start.after
         self.is_running = False
         self.stopping = False
+        self.ready_us = 0
         self.began_us = 0
         self.paid_us = 0
         self.period_us = 1

@@ -61,6 +61,15 @@ class Truth:
         table = self.costs.stage_us(spec.model, stage, spec.shape, batch=batch)
         return max(1, round(table * self._noise()))
 
+    @property
+    def dispatch_us(self) -> int:
+        """From a decision to the first work of an idle worker."""
+        return self.costs.dispatch_us
+
+    def store_us(self, spec: RequestSpec) -> int:
+        """From decoded pixels to the stored result."""
+        return self.costs.store_us(spec.model, spec.shape)
+
     def score_permille(self, spec: RequestSpec) -> int:
         """How good the light answer is: below threshold t with probability f(t), the cascade's deferral curve."""
         draw = random.Random(f"score/{self._seed}/{spec.request_id}").random()

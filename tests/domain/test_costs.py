@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from genserve.domain.costs import UNKNOWN_STEP_US, CostData, CostTable, StageCost, interpolate, merge
+from msgspec.structs import replace
+
+from genserve.domain.costs import (
+    UNKNOWN_STEP_US,
+    CostData,
+    CostTable,
+    Overheads,
+    StageCost,
+    StoreCost,
+    interpolate,
+    merge,
+)
 from genserve.domain.request import Shape, Stage
+from tests.builders import some_costs
 
 SMALL, LARGE = Shape(100, 100), Shape(400, 400)
 
@@ -55,3 +67,17 @@ def test_equal_content_has_an_equal_digest_whatever_its_order() -> None:
 def test_a_newer_measurement_replaces_the_older_one() -> None:
     merged = merge(CostData("a", (step(SMALL, 100),)), [step(SMALL, 90)], name="b")
     assert CostTable(merged).step_us("m", SMALL) == 90
+
+
+def test_storing_costs_what_was_measured_and_other_shapes_by_their_pixels() -> None:
+    stores = (StoreCost("m", SMALL, 100), StoreCost("m", LARGE, 1600))
+    costs = CostTable(CostData("test", overheads=Overheads(dispatch_us=7, stores=stores)))
+    assert [costs.store_us("m", s) for s in (SMALL, Shape(200, 200), LARGE)] == [100, 400, 1600]
+    assert costs.dispatch_us == 7
+    assert costs.store_us("nobody measured it", SMALL) == 0
+
+
+def test_a_table_without_overheads_has_the_digest_it_had_before_there_were_any() -> None:
+    assert some_costs().digest == "1cfbd7eb370dfcb0309e337365afc9b0"
+    measured = replace(some_costs().data, overheads=Overheads(1))
+    assert CostTable(measured).digest != some_costs().digest
