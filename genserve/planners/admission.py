@@ -17,7 +17,7 @@ from msgspec import Struct
 from genserve.domain.cluster import ClusterState, Request
 from genserve.domain.request import RequestSpec
 from genserve.planners.memory import ADMISSION_WINDOW_US, Arrivals, Memory, forecast_classes
-from genserve.planners.save import Save, find_need
+from genserve.planners.need import find_need
 from genserve.planners.view import Task, View, profile_of
 
 
@@ -61,7 +61,7 @@ class Promises:
         if not view.gpus:
             return Verdict(False, 0, "no worker has joined")
         newcomer = _newcomer(view, spec)
-        if not find_need(newcomer, view, Save()):
+        if not find_need(newcomer, view):
             quote_us = _quote(view, newcomer, 0.0)
             return Verdict(False, quote_us, "no degree is fast enough for its deadline", is_hopeless=True)
         full_us = self._last_too_full(newcomer)
@@ -72,7 +72,7 @@ class Promises:
     def admit(self, spec: RequestSpec) -> None:
         """Count it from here on."""
         newcomer = _newcomer(self._view, spec)
-        find_need(newcomer, self._view, Save())
+        find_need(newcomer, self._view)
         insort(self._due, (newcomer.key, newcomer.work))
 
     def judge_together(self, specs: Sequence[RequestSpec]) -> Verdict:
@@ -114,7 +114,7 @@ def _owed_us(task: Task, view: View) -> float:
     """GPU time that a promised request still wants. Decodes under way are in ``View.bound_us``."""
     if task.is_bound:
         return task.degree * task.run_us(task.degree) + task.decode_us if task.steps else 0.0
-    return task.work if find_need(task, view, Save()) else _alone_us(task)
+    return task.work if find_need(task, view) else _alone_us(task)
 
 
 def _newcomer(view: View, spec: RequestSpec) -> Task:

@@ -16,6 +16,7 @@ from genserve.domain.plan import Plan, Waiting
 from genserve.planners.batching import share_steps
 from genserve.planners.interface import Policy
 from genserve.planners.memory import AGED, BOUGHT, Arrivals, Memory, forecast_classes, remember
+from genserve.planners.need import MARGIN_US, find_need
 from genserve.planners.realise import Style, Target, plan_for
 from genserve.planners.view import Task, View, by_key
 
@@ -44,7 +45,7 @@ class Save(Policy, frozen=True):
     admitted: bool = False
     need_test: bool = True
     aligned_only: bool = False
-    margin_us: int = 20_000
+    margin_us: int = MARGIN_US
 
     def begin(self) -> Memory:
         return Memory()
@@ -70,28 +71,6 @@ class Save(Policy, frozen=True):
         )
 
 
-def find_need(task: Task, view: View, parts: Save) -> int:
-    """The degree that makes it with the fewest GPU-seconds; a wider one must be 5% cheaper. 0 when it is late.
-
-    Sets the task's ``need`` and ``work`` (those GPU-seconds with encode and decode).
-    """
-    budget = task.deadline_us - view.now_us - task.decode_us - task.encode_us - parts.margin_us
-    best, best_cost = 0, 0.0
-    for degree in task.degrees:
-        run_us = task.run_us(degree) + (_change_us(task, degree, view) if parts.need_test else 0.0)
-        if run_us <= budget and (not best or degree * run_us < 0.95 * best_cost):
-            best, best_cost = degree, degree * run_us
-    task.need, task.work = best, best_cost + task.decode_us + task.encode_us
-    return best
-
-
-def _change_us(task: Task, degree: int, view: View) -> float:
-    """o(k): nothing if it runs at k or never started, a resume if it last ran at k, else a switch too."""
-    if not task.last or (task.degree == degree and not task.is_stopping):
-        return 0.0
-    return view.prices.resume_us + (view.prices.switch_us if task.last != degree else 0)
-
-
 class _Decision:
     def __init__(self, parts: Save, view: View, memory: Memory) -> None:
         self.parts = parts
@@ -106,7 +85,7 @@ class _Decision:
     def plan(self) -> Plan:
         for task in self.open:
             self._limit(task)
-            if not find_need(task, self.view, self.parts) and self.parts.admitted:
+            if not self._find_need(task) and self.parts.admitted:
                 self._promise(task)
         saved, given_up = self._choose()
         late = [t for t in self.open if not t.need]
@@ -119,6 +98,9 @@ class _Decision:
 
     # ── 1. budget and need ───────────────────────────────────────────────────────────────────────────────
 
+    def _find_need(self, task: Task) -> int:
+        return find_need(task, self.view, margin_us=self.parts.margin_us, priced=self.parts.need_test)
+
     def _limit(self, task: Task) -> None:
         if not self.parts.sp or (task.is_image and not self.parts.image_sp):
             task.degrees = task.degrees[:1]
@@ -126,7 +108,7 @@ class _Decision:
     def _promise(self, task: Task) -> None:
         """An admitted request that became late gets half its allowance more and can't be given up from then on."""
         task.deadline_us += (task.deadline_us - task.arrival_us) // 2
-        if find_need(task, self.view, self.parts):
+        if self._find_need(task):
             self.promised.add(task.request_id)
         else:
             task.need, task.work = task.fastest, task.fastest * task.run_us(task.fastest) + task.decode_us
@@ -195,7 +177,7 @@ class _Decision:
     def _is_sound(self, batch: Task) -> bool:
         """Find a batch's need: those that can be saved alone must be saved together, the price of a resume included."""
         self._limit(batch)
-        return bool(find_need(batch, self.view, self.parts)) or not batch.members[0].need
+        return bool(self._find_need(batch)) or not batch.members[0].need
 
     # ── 3. ageing credit ─────────────────────────────────────────────────────────────────────────────────
 
