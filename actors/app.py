@@ -23,6 +23,7 @@ from genserve.errors import Unavailable
 from genserve.journal.upgrade import upgrade
 from genserve.scheduling.costs import find_shipped_costs
 from genserve.scheduling.gateway import Health
+from genserve.scheduling.placement import check_placement
 
 LOGICAL_WORKERS = 2
 """Workers where there is no GPU: enough to see two requests run side by side."""
@@ -51,6 +52,7 @@ class Cell:
         await asyncio.to_thread(upgrade, settings.database)
         self._say("Ray: starting" if not settings.cluster.address else f"Ray: joining {settings.cluster.address}")
         workers, gpus = self._start_ray()
+        self._check_placement(workers)
         self._say(f"scheduler: recovering the log and greeting {workers} workers, which load their models")
         holder = uuid.uuid4().hex
         self._scheduler = await self._runtime.spawn(NAME, make_scheduler, settings, workers, gpus, holder)
@@ -93,6 +95,12 @@ class Cell:
         workers = cluster.workers or real or LOGICAL_WORKERS
         ray.init(namespace=NAMESPACE, num_gpus=max(real, workers), include_dashboard=False, log_to_driver=True)
         return workers, 1.0
+
+    def _check_placement(self, workers: int) -> None:
+        """Raises CallerError ``invalid_placement`` before anything is started."""
+        names = [f"worker-{index}" for index in range(workers)]
+        models = Catalog.load(self.settings.catalog).names
+        check_placement(self.settings.cluster.placement, workers=names, models=models)
 
     def _start_serve(self) -> None:
         http = self.settings.http

@@ -39,10 +39,10 @@ def make_scheduler(runtime: Runtime, settings: Settings, workers: int, gpus: flo
 def make_worker(runtime: Runtime, worker_id: str, settings: Settings) -> Worker:
     """A worker with real models; they are loaded when it is first greeted."""
     configure_logging(settings)
-    return Worker(runtime, worker_id, partial(_make_device, settings))
+    return Worker(runtime, worker_id, partial(_make_device, worker_id, settings))
 
 
-def _make_device(settings: Settings) -> Runner:
+def _make_device(worker_id: str, settings: Settings) -> Runner:
     """Here and only here does torch enter a process."""
     from genserve.scheduling.device import Device
 
@@ -52,6 +52,9 @@ def _make_device(settings: Settings) -> Runner:
         device=settings.cluster.device,
         threads=settings.cluster.threads_per_worker,
         parallel=settings.cluster.parallel_backend,
+        me=worker_id,
+        placement=settings.cluster.placement,
+        budget_bytes=settings.cluster.memory_bytes,
     )
 
 

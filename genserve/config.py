@@ -9,10 +9,10 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from genserve.errors import CallerError
 
@@ -51,6 +51,10 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     threads_per_worker: int = 1
     parallel_backend: Literal["ulysses", "ring", "xfuser"] = "ulysses"
     """How workers share a step: diffusers' Ulysses or ring, or xfuser's USP, which is both (GPUs, genserve[gpu])."""
+    placement: dict[str, tuple[str, ...]] = {}
+    """By worker or pattern, the stages it holds from the start ("tiny-wan/denoise", "tiny-wan"); by default all."""
+    memory_bytes: int = 0
+    """Bound on the weights of one worker; 0 leaves only the device's own."""
     request_actors: int = 4
     address: str = ""
     """A running Ray cluster to join; by default a local one is started."""
@@ -61,6 +65,15 @@ class Durability(Struct, frozen=True, forbid_unknown_fields=True):
 
     checkpoint_every_steps: int = 10
     progress_every_ms: int = 500
+
+
+class Admission(Struct, frozen=True, forbid_unknown_fields=True):
+    """Refusing at the door what cannot be promised its deadline; made for the planner save."""
+
+    fill: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of the pool that may be promised: 0 admits everything, 0.75 was the best in simulation."""
+    verdict_within_s: Annotated[float, Meta(ge=0, le=600)] = 0.0
+    """For so long what does not fit is tested again, and its submission waits, before it is refused."""
 
 
 class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +97,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     cluster: Cluster = Cluster()
     durability: Durability = Durability()
+    admission: Admission = Admission()
     telemetry: Telemetry = Telemetry()
 
     @property

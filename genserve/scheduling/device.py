@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,14 +18,17 @@ from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
-from genserve.diffusion.load import load_model
 from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_bytes, unpack
 from genserve.diffusion.parallel_world import Group
+from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling.peers import Peers
+from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.protocol import Member, World
+from genserve.scheduling.residency import Holding, Residency, Tell
 from genserve.scheduling.segments import Held
+from genserve.scheduling.shelf import ModelShelf
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,21 +53,33 @@ class _Batch:
 
 
 class Device:
-    """All models of a catalog on one device, loaded once; used by the step thread, asked by the event loop."""
+    """All models of a catalog on one device; used by the step thread, asked by the event loop.
+
+    The stages that ``placement`` names for this worker are loaded at once, others when they are needed.
+    """
 
     def __init__(
-        self, catalog: Catalog, models_dir: Path, *, device: str, threads: int, parallel: str = "ulysses"
+        self,
+        catalog: Catalog,
+        models_dir: Path,
+        *,
+        device: str,
+        threads: int,
+        parallel: str = "ulysses",
+        me: str = "",
+        placement: Placement | None = None,
+        budget_bytes: int = 0,
     ) -> None:
         torch.set_num_threads(threads)
         self.device = pick_device(device)
-        self._models = {
-            entry.name: load_model(entry, models_dir, device=self.device)
-            for entry in catalog.models
-            if entry.folder(models_dir).is_dir()
-        }
+        shelf = ModelShelf(catalog, models_dir, device=self.device)
+        self._models = shelf.models
+        self._residency = Residency(shelf, budget_bytes=budget_bytes)
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
         self._peers = Peers(self.device, parallel)
+        for model, stage in stages_of(me, placement or {}, shelf.models):
+            self._residency.hold(model, stage)
 
     @property
     def memory_bytes(self) -> int:
@@ -77,8 +93,22 @@ class Device:
         return tuple(self._models)
 
     @property
-    def resident(self) -> tuple[tuple[str, Stage], ...]:
-        return tuple((name, stage) for name in sorted(self._models) for stage in Stage)
+    def resident(self) -> tuple[Holding, ...]:
+        return self._residency.resident
+
+    def watch(self, tell: Tell) -> None:
+        self._residency.watch(tell)
+
+    def keep_for(self, wanted: frozenset[Holding]) -> None:
+        self._residency.keep_for(wanted)
+
+    def hold(self, model: str, stage: Stage) -> None:
+        if (model, stage) not in self.resident and stage is Stage.DENOISE:
+            self._peers.forget(model)
+        self._residency.hold(model, stage)
+
+    def release(self, model: str, stage: Stage) -> None:
+        self._residency.release(model, stage)
 
     # ── what is held ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -91,18 +121,46 @@ class Device:
 
     def take(self, request_id: str, attempt: int) -> Held | None:
         kept = self._find(request_id, attempt)
-        if kept is None or kept.denoising is None:
+        if kept is None:
             return None
         self.forget(request_id)
+        if kept.denoising is None:
+            return partial(pack_embeddings, kept.conditioning)
         model, denoising = self._models[kept.denoising.model], kept.denoising
         return lambda: to_bytes(pack(model, denoising))
 
     def restore(self, member: Member, content: bytes) -> None:
         model, generation = self._models[member.spec.model], generation_of(member.spec)
-        denoising = from_bytes(model, content) if is_parcel(content) else load(model, generation, content)
+        if are_embeddings(content):
+            self._keep(member, _Kept(member.attempt, unpack_embeddings(content, model.device)))
+            return
+        denoising = from_bytes(model, content) if is_parcel(content) else self._loaded(member, generation, content)
         if denoising.generations != (generation,):
             raise GenServeError("checkpoint_mismatch", f"the latents of {member.request_id} are of another generation")
         self._keep(member, _Kept(member.attempt, denoising.members[0].conditioning, denoising))
+
+    def _loaded(self, member: Member, generation: Generation, content: bytes) -> Denoising:
+        """From a checkpoint, which has no embeddings in it."""
+        model = self._models[member.spec.model]
+        return load(model, generation, content, conditioning=self._conditioning(member, generation))
+
+    def _conditioning(self, member: Member, generation: Generation) -> Conditioning:
+        """The embeddings that are held, else made here."""
+        kept = self._find(member.request_id, member.attempt)
+        if kept is not None:
+            return kept.conditioning
+        encode = partial(_run, self._models[member.spec.model].encode, [generation])
+        return self._borrowing(member.spec.model, Stage.ENCODE, encode)[0]  # type: ignore[no-any-return]
+
+    def _borrowing(self, model: str, stage: Stage, work: Callable[[], Any]) -> Any:
+        """Do work of another stage than the segment's, whose weights come back where there is no room for both."""
+        own = self._residency.newest
+        self.hold(model, stage)
+        try:
+            return work()
+        finally:
+            if own is not None:
+                self.hold(*own)
 
     def _find(self, request_id: str, attempt: int) -> _Kept | None:
         with self._lock:
@@ -130,7 +188,7 @@ class Device:
         if kept is not None and kept.denoising is not None:
             return kept.denoising
         model, generation = self._models[member.spec.model], generation_of(member.spec)
-        conditioning = kept.conditioning if kept is not None else _run(model.encode, [generation])[0]
+        conditioning = self._conditioning(member, generation)
         denoising = _run(model.prepare, [generation], [conditioning])
         self._keep(member, _Kept(member.attempt, conditioning, denoising))
         return denoising
@@ -165,7 +223,7 @@ class Device:
 
     def preview(self, batch: _Batch, request_id: str) -> Any:
         alone = split(batch.denoising, [_index(batch, request_id)])
-        return self._decode(alone)
+        return self._borrowing(alone.model, Stage.DECODE, partial(self._decode, alone))
 
     def decode(self, members: tuple[Member, ...]) -> dict[str, Any]:
         frames = {member.request_id: self._decode(self._finished(member)) for member in members}

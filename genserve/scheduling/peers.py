@@ -69,6 +69,10 @@ class Peers:
         if group is not None or model.entry.name in self._parallel:
             self._of(model).switch(group, denoising)
 
+    def forget(self, model: str) -> None:
+        """The model's denoiser is another object from now on."""
+        self._parallel.pop(model, None)
+
     def _of(self, model: DiffusionModel) -> Parallel:
         name = model.entry.name
         if name not in self._parallel:

@@ -35,7 +35,9 @@ class RunSegment(Struct, frozen=True):
     """Queue a segment. It begins when the worker's earlier segments have ended.
 
     ``from_step`` None means: where the request then stands. ``epoch`` is the scheduler's; a group of two or more is
-    one of the world's ``generation``.
+    one of the world's ``generation``. ``after_on`` names the worker that runs ``after``, where that is
+    none of this group, and ``after_incarnation`` which of its lives: the segment begins when that has ended there, and
+    lets others pass until then.
     """
 
     epoch: int
@@ -49,6 +51,8 @@ class RunSegment(Struct, frozen=True):
     after: str = ""
     generation: int = 0
     checkpoint_every: int = 0
+    after_on: str = ""
+    after_incarnation: int = 0
 
     @property
     def leader(self) -> str:
@@ -62,6 +66,18 @@ class Revise(Struct, frozen=True):
     segment_id: str
     stop: bool = False
     drop: tuple[str, ...] = ()
+
+
+class HoldStage(Struct, frozen=True):
+    """Load a stage's weights, or with ``keep`` off drop them, once the worker's earlier segments have ended."""
+
+    epoch: int
+    model: str
+    stage: Stage
+    keep: bool = True
+
+
+Command = RunSegment | Revise | HoldStage
 
 
 class World(Struct, frozen=True):
@@ -92,6 +108,18 @@ class Hello(Struct, frozen=True):
     memory_bytes: int
     resident: tuple[tuple[str, Stage], ...]
     segments: tuple[str, ...]
+
+
+class StageChange(Struct, frozen=True):
+    """A stage's weights were loaded or, with ``is_loaded`` off, dropped; with a ``code`` it could not be done."""
+
+    model: str
+    stage: Stage
+    is_loaded: bool
+    took_us: int = 0
+    memory_bytes: int = 0
+    code: str = ""
+    message: str = ""
 
 
 # ── reports: worker -> request actor ─────────────────────────────────────────────────────────────────────

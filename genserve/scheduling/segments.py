@@ -21,6 +21,9 @@ from genserve.scheduling.fitting import OUT_OF_MEMORY, Fitting
 MAX_MESSAGE = 500
 """Characters of an error's text that go into a report."""
 
+LASTING = ("stage_too_large",)
+"""Codes of failures that another attempt would meet again."""
+
 Post = Callable[[p.AnyReport], None]
 Held = Callable[[], bytes]
 
@@ -42,6 +45,18 @@ class Runner(Protocol):
 
     @property
     def resident(self) -> tuple[tuple[str, Stage], ...]: ...
+
+    def watch(self, tell: Callable[[p.StageChange], None]) -> None:
+        """Hear of every stage that is loaded or dropped from now on."""
+
+    def keep_for(self, wanted: frozenset[tuple[str, Stage]]) -> None:
+        """What queued segments need: dropped only when nothing else is left to drop."""
+
+    def hold(self, model: str, stage: Stage) -> None:
+        """Load a stage's weights unless they are there; raises GenServeError ``stage_too_large``."""
+
+    def release(self, model: str, stage: Stage) -> None:
+        """Drop a stage's weights."""
 
     def holds(self, request_id: str, attempt: int) -> bool: ...
 
@@ -106,12 +121,14 @@ class Revision:
 class Assignment(Struct, frozen=True):
     """A segment about to run: the command, what may still change about it, and latents that were fetched for it.
 
-    Latents are the bytes of a checkpoint file, or None for a member whose checkpoint cannot be read.
+    Latents are the bytes of a checkpoint file, or None for a member whose checkpoint cannot be read. ``wanted`` are
+    the stages of the segments in the queue.
     """
 
     command: p.RunSegment
     revision: Revision
     fetched: dict[str, bytes | None]
+    wanted: frozenset[tuple[str, Stage]] = frozenset()
 
 
 LEAVING = (p.Stopped, p.Dropped, p.Failed)
@@ -137,6 +154,7 @@ class _SegmentRun:
         self.command = assignment.command
         self.revision = assignment.revision
         self.fetched = assignment.fetched
+        self.wanted = assignment.wanted
         self.post = post
         self.files = files
         self.members = self.command.members
@@ -146,6 +164,9 @@ class _SegmentRun:
     def run(self) -> None:
         self.members = tuple(m for m in self.members if m.request_id not in self.revision.skip)
         self.leave_out()
+        if not self.members:
+            return
+        self.hold_stage()
         self.restore()
         if not self.members:
             return
@@ -155,6 +176,11 @@ class _SegmentRun:
             self.denoise()
         else:
             self.whole_stage()
+
+    def hold_stage(self) -> None:
+        """The stage's weights are loaded before the segment begins."""
+        self.runner.keep_for(self.wanted)
+        self.runner.hold(self.command.model, self.command.stage)
 
     def restore(self) -> None:
         """Take fetched latents in; a member whose checkpoint is no good fails alone."""
@@ -288,7 +314,7 @@ class _SegmentRun:
     def fail(self, members: tuple[p.Member, ...], code: str, message: str) -> None:
         for member in members:
             self.runner.forget(member.request_id)
-            self.tell(p.Failed, member, code, message[:MAX_MESSAGE], True)
+            self.tell(p.Failed, member, code, message[:MAX_MESSAGE], code not in LASTING)
 
     def elapsed_us(self) -> int:
         return (time.perf_counter_ns() - self.began_ns) // 1000

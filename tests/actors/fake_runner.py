@@ -15,6 +15,8 @@ import numpy as np
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
+from genserve.scheduling.placement import Placement, stages_of
+from genserve.scheduling.residency import Holding, Residency, Tell
 from genserve.scheduling.segments import Held
 
 Hook = Callable[[str, tuple[p.Member, ...], int], None]
@@ -41,18 +43,65 @@ class FakeBatch:
     latents: dict[str, Latents]
 
 
+class FakeShelf:
+    """Weights of ten bytes a stage on a device of a hundred."""
+
+    def __init__(self, hook: Hook = lambda verb, members, step: None) -> None:
+        self._hook = hook
+
+    def bytes_of(self, model: str, stage: Stage) -> int:
+        return 10
+
+    def total_bytes(self) -> int | None:
+        return 100
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def load(self, model: str, stage: Stage) -> None:
+        self._hook(f"load {model}/{stage}", (), 0)
+
+    def unload(self, model: str, stage: Stage) -> None:
+        self._hook(f"unload {model}/{stage}", (), 0)
+
+
 class FakeRunner:
     """Obeys the Runner protocol; ``hook`` decides how fast it is and when it breaks."""
 
     device = "fake"
     memory_bytes = 0
     models = MODELS
-    resident = tuple((model, stage) for model in MODELS for stage in Stage)
 
-    def __init__(self, hook: Hook = lambda verb, members, step: None) -> None:
+    def __init__(
+        self,
+        hook: Hook = lambda verb, members, step: None,
+        *,
+        placement: Placement | None = None,
+        me: str = "",
+        budget_bytes: int = 0,
+    ) -> None:
         self._hook = hook
+        self._residency = Residency(FakeShelf(hook), budget_bytes=budget_bytes)
+        for model, stage in stages_of(me, placement or {}, MODELS):
+            self._residency.hold(model, stage)
         self._held: dict[str, Latents] = {}
         self._lock = threading.Lock()
+
+    @property
+    def resident(self) -> tuple[Holding, ...]:
+        return self._residency.resident
+
+    def watch(self, tell: Tell) -> None:
+        self._residency.watch(tell)
+
+    def keep_for(self, wanted: frozenset[Holding]) -> None:
+        self._residency.keep_for(wanted)
+
+    def hold(self, model: str, stage: Stage) -> None:
+        self._residency.hold(model, stage)
+
+    def release(self, model: str, stage: Stage) -> None:
+        self._residency.release(model, stage)
 
     def holds(self, request_id: str, attempt: int) -> bool:
         return self._find(request_id, attempt) is not None

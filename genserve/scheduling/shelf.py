@@ -1,0 +1,51 @@
+"""All models of a catalog on one device, their weights loaded stage by stage; not which are to be there (residency)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from genserve.diffusion.catalog import Catalog
+from genserve.diffusion.load import open_model
+from genserve.diffusion.model import DiffusionModel
+from genserve.diffusion.weights import Weights
+from genserve.domain.request import Stage
+from genserve.errors import GenServeError
+
+
+class ModelShelf:
+    """The models whose checkpoints are there; none has weights at first."""
+
+    def __init__(self, catalog: Catalog, models_dir: Path, *, device: str) -> None:
+        self._device = torch.device(device)
+        self.models: dict[str, DiffusionModel] = {}
+        self._weights: dict[str, Weights] = {}
+        for entry in catalog.models:
+            if entry.folder(models_dir).is_dir():
+                self.models[entry.name], self._weights[entry.name] = open_model(entry, models_dir, device=device)
+
+    def bytes_of(self, model: str, stage: Stage) -> int:
+        return self._weights[model].bytes_of(stage)
+
+    def total_bytes(self) -> int | None:
+        """None on a CPU: weights are maps of files there, which the host drops and reads again as it likes."""
+        if self._device.type != "cuda":
+            return None
+        return int(torch.cuda.get_device_properties(self._device).total_memory)
+
+    def free_bytes(self) -> int | None:
+        """Free on the device, and what torch keeps of it for later."""
+        if self._device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return int(free + torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device))
+
+    def load(self, model: str, stage: Stage) -> None:
+        try:
+            self._weights[model].load(stage)
+        except torch.OutOfMemoryError as error:
+            raise GenServeError("out_of_memory", str(error)) from error
+
+    def unload(self, model: str, stage: Stage) -> None:
+        self._weights[model].unload(stage)
