@@ -6,6 +6,7 @@ Shared by every policy that can say "these requests, in this order, at these deg
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from msgspec import Struct
 
@@ -79,8 +80,9 @@ class _Assignment:
         self.preemptive = preemptive
         self.ids = SegmentIds(state)
         self.actions: list[AnyAction] = []
-        self.free = {w.worker_id: "" for w in sorted(state.workers.values(), key=_by_id) if not w.queue}
-        self.soon = {w: s for w, s in self._ending() if w not in self.free}
+        self.workers = sorted(state.workers.values(), key=_by_id)
+        self.free = {w.worker_id: "" for w in self.workers if not w.queue}
+        self.soon = dict(self._ending())
 
     def plan(self) -> Plan:
         idle = [w for w in self.wishes if self._is_idle(w)]
@@ -100,7 +102,7 @@ class _Assignment:
         """The batches that get GPUs if all that may be interrupted could be rearranged at once."""
         budget = len(self.state.workers)
         if not self.preemptive:
-            budget -= sum(len(w.queue) > 0 and w.worker_id not in self.soon for w in self.state.workers.values())
+            budget = len(self.free) + len(self.soon)
         chosen = set()
         for wish in wishes:
             if budget <= 0:
@@ -132,12 +134,13 @@ class _Assignment:
 
     def _ending(self) -> Iterable[tuple[str, str]]:
         """Workers that come free without anyone's doing, and the segment they wait for."""
-        for worker in sorted(self.state.workers.values(), key=_by_id):
-            queue = [self.state.segments[s] for s in worker.queue]
-            if queue and (queue[0].yielding or (queue[0].stage is Stage.DECODE and queue[0].is_running)):
-                later = [s for s in queue[1:] if not set(s.request_ids) <= set(queue[0].request_ids)]
-                if not later:
-                    yield worker.worker_id, queue[0].segment_id
+        segments = self.state.segments
+        for worker in self.workers:
+            head = segments[worker.queue[0]] if worker.queue else None
+            if head is not None and (head.yielding or (head.stage is Stage.DECODE and head.is_running)):
+                members = set(head.request_ids)
+                if all(members.issuperset(segments[s].request_ids) for s in worker.queue[1:]):
+                    yield worker.worker_id, head.segment_id
 
     def _try_start(self, wish: Wish) -> bool:
         requests = [self.state.requests[r] for r in wish.request_ids]
@@ -154,9 +157,22 @@ class _Assignment:
         for pool in (self.free, {**self.free, **self.soon}):
             if degree == 1 and home in pool:
                 return (home,)
-            group = find_aligned_group(self.state, pool, degree=degree)
+            group = self._find_aligned(pool, degree)
             if group is not None:
                 return group if home not in group else (home, *(w for w in group if w != home))
+        return None
+
+    def _find_aligned(self, usable: dict[str, str], degree: int) -> tuple[str, ...] | None:
+        """The first aligned block of ``degree`` workers of one node that are all usable.
+
+        Aligned power-of-two blocks are the only groups that every cluster creates in advance.
+        """
+        for _, members in groupby(self.workers, key=_node):
+            names = [w.worker_id for w in members]
+            for start in range(0, len(names) - degree + 1, degree):
+                block = tuple(names[start : start + degree])
+                if all(w in usable for w in block):
+                    return block
         return None
 
     def _explain(self, waiting: Sequence[Wish]) -> Iterable[Waiting]:
@@ -168,23 +184,10 @@ class _Assignment:
                     yield Waiting(request_id, f"{wish.reason}: requests before it hold the GPUs")
 
 
-def find_aligned_group(state: ClusterState, pool: Iterable[str], *, degree: int) -> tuple[str, ...] | None:
-    """The first aligned block of ``degree`` workers of one node that all lie in ``pool``.
-
-    Aligned power-of-two blocks are the only groups that workers create in advance.
-    """
-    usable = set(pool)
-    nodes: dict[str, list[str]] = {}
-    for worker in sorted(state.workers.values(), key=_by_id):
-        nodes.setdefault(worker.node, []).append(worker.worker_id)
-    for members in nodes.values():
-        for start in range(0, len(members) - degree + 1, degree):
-            block = tuple(members[start : start + degree])
-            if usable.issuperset(block):
-                return block
-    return None
-
-
 def _by_id(worker: Worker) -> tuple[str, str]:
     """Total order of workers: by node, then by id."""
     return worker.node, worker.worker_id
+
+
+def _node(worker: Worker) -> str:
+    return worker.node

@@ -12,5 +12,5 @@ from genserve.planners.assign import Wish
 def wishes_in_order(state: ClusterState, key: Callable[[Request], int], *, reason: str) -> list[Wish]:
     """Higher priority first, then by ``key``, then by id; requests that need no GPU any more are left out."""
     live = [r for r in state.requests.values() if r.status is not Status.FINISHING and not r.cancelling]
-    live.sort(key=lambda r: (-r.spec.priority, key(r), r.request_id))
+    live.sort(key=lambda r: (-r.spec.priority, key(r), r.spec.request_id))
     return [Wish((r.request_id,), 1, reason) for r in live]
