@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
+from actors.verdicts import Verdicts
 from genserve.domain.events import (
     REQUEST_ENDS,
     CancelRequested,
@@ -32,8 +33,9 @@ class Live(Container[str], Protocol):
 class Intake:
     """Appends for clients. ``live`` answers which requests have not ended; ``limit`` is how many may live at once."""
 
-    def __init__(self, journal: Journal, *, live: Callable[[], Live], limit: int) -> None:
+    def __init__(self, journal: Journal, *, live: Callable[[], Live], limit: int, verdicts: Verdicts) -> None:
         self._journal = journal
+        self._verdicts = verdicts
         self._live = live
         self._limit = limit
         self._arriving: set[str] = set()
@@ -41,7 +43,8 @@ class Intake:
     async def submit(self, submission: Submission) -> tuple[str, ...]:
         """Record the requests of one call together; their ids, or those of the first call with this key.
 
-        Safe to repeat. Raises RefusedByPolicy ``queue_full``, CallerError ``idempotency_conflict``.
+        Where there is admission, after its verdict. Safe to repeat. Raises RefusedByPolicy ``queue_full`` or
+        ``refused``, CallerError ``idempotency_conflict``.
         """
         ids = tuple(spec.request_id for spec in submission.requests)
         if self._is_overfull(ids) and not await self._is_known(submission):
@@ -49,9 +52,11 @@ class Intake:
             raise RefusedByPolicy("queue_full", message, None, RETRY_AFTER_S)
         self._arriving.update(ids)
         try:
-            return await self._store(submission, ids)
+            ids = await self._store(submission, ids)
         finally:
-            self._arriving.difference_update(ids)
+            self._arriving.difference_update(spec.request_id for spec in submission.requests)
+        await self._verdicts.wait(ids)
+        return ids
 
     async def cancel(self, request_id: str, reason: str) -> None:
         """Record the wish to stop; nothing where the request is unknown, has ended or was cancelled before."""
@@ -71,8 +76,9 @@ class Intake:
         await self._journal.append([Unit(request_stream(request_id), (RequestDeleted(),))])
 
     async def _store(self, submission: Submission, ids: tuple[str, ...]) -> tuple[str, ...]:
+        due_us = self._verdicts.due_us()
         units = [
-            Unit(request_stream(spec.request_id), (RequestSubmitted(spec),), 0, occurred_us=spec.arrival_us)
+            Unit(request_stream(spec.request_id), (RequestSubmitted(spec, due_us),), 0, occurred_us=spec.arrival_us)
             for spec in submission.requests
         ]
         try:

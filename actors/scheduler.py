@@ -25,6 +25,7 @@ from actors.link import WorkerSlot
 from actors.pool import RequestPool
 from actors.recollection import Recollection
 from actors.request import RequestActorSettings
+from actors.verdicts import Verdicts, admission_of, parameters_of
 from genserve.config import Settings
 from genserve.domain.events import REQUEST_ENDS, AnyEvent, Recorded, WakeReached
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
@@ -94,12 +95,21 @@ class Scheduler:
             lambda: self._loop.state,
             checkpoint_every=settings.durability.checkpoint_every_steps,
         )
-        self._loop = Loop(build_planner(settings.planner, settings.planner_parameters), dispatcher=self._dispatch)
+        admission = admission_of(settings)
+        planner = build_planner(settings.planner, parameters_of(settings))
+        self._loop = Loop(planner, dispatcher=self._dispatch, admission=admission)
         self._recollection = Recollection(self._journal, self._loop, self._translator)
         self._forecasts = Forecasts(self._loop)
-        limit = settings.limits.max_queued
-        self._intake = Intake(self._journal, live=lambda: self._loop.state.requests, limit=limit)
         self._moved = asyncio.Condition()
+        verdicts = Verdicts(
+            admission,
+            state=lambda: self._loop.state,
+            moved=self._moved,
+            read=lambda stream: self.read_stream(stream, 0),
+            clock_us=clock_us,
+        )
+        limit = settings.limits.max_queued
+        self._intake = Intake(self._journal, live=self._live, limit=limit, verdicts=verdicts)
         self._starting: asyncio.Task[None] | None = None
         self._leads = False
         self._facts = 0
@@ -218,6 +228,11 @@ class Scheduler:
 
     def _ring(self, wake_at_us: int) -> None:
         self._journal.append_soon([Unit(SCHEDULER_STREAM, (WakeReached(wake_at_us),))])
+
+    def _live(self) -> dict[str, Any]:
+        """Requests that have not ended, with or without a verdict."""
+        state = self._loop.state
+        return {**state.requests, **state.undecided} if state.undecided else state.requests
 
     def _is_idle(self, request_id: str) -> bool:
         request = self._loop.state.requests.get(request_id)

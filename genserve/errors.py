@@ -90,6 +90,7 @@ HTTP_STATUS: dict[str, int] = {
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "queue_full": 429,
+    "refused": 429,
     "too_many_streams": 429,
     "scheduler_unavailable": 503,
     "journal_unavailable": 503,

@@ -63,7 +63,10 @@ class Gateway(Protocol):
     """Every method may raise Unavailable ``scheduler_unavailable`` or ``journal_unavailable``; nothing is lost then."""
 
     async def submit(self, submission: Submission) -> tuple[str, ...]:
-        """Record the requests; their ids once that is committed. Raises RefusedByPolicy ``queue_full``."""
+        """Record the requests; their ids once that is committed and, where there is admission, they are admitted.
+
+        Raises RefusedByPolicy ``queue_full`` or ``refused``.
+        """
 
     async def cancel(self, request_id: str, reason: str) -> None:
         """Record the wish to stop, committed on return; a no-op on a request that has ended."""

@@ -19,7 +19,7 @@ from actors.gateway import ClusterGateway
 from actors.link import WorkerSlot
 from actors.scheduler import NAME, Scheduler
 from actors.worker import Worker
-from genserve.config import Cluster, Durability, Limits, Settings
+from genserve.config import Admission, Cluster, Durability, Limits, Settings
 from genserve.domain import events as e
 from genserve.domain.cluster import Request
 from genserve.domain.ids import request_stream
@@ -98,6 +98,8 @@ class LocalCell:
         planner: str = "edf",
         checkpoint_every: int = 2,
         max_queued: int = 100,
+        admission: Admission | None = None,
+        costs: Path | None = None,
         hook: Hook = lambda verb, members, step: None,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -110,6 +112,8 @@ class LocalCell:
             cluster=Cluster(workers=workers, request_actors=request_actors),
             durability=Durability(checkpoint_every_steps=checkpoint_every),
             limits=Limits(max_queued=max_queued),
+            admission=admission or Admission(),
+            costs=costs,
         )
         self.storage = storage or (open_storage() if open_storage else WatchedStorage(loop.clock_us))
         self.open_storage = open_storage or (lambda: self.storage)
