@@ -35,6 +35,7 @@ from benchmarks.live_load import (
     send_to_baseline,
     send_to_genserve,
 )
+from benchmarks.live_reality import compare_logs, show_reality
 from genserve.config import Cluster, Http, Settings, Telemetry
 from genserve.diffusion.build import build_models
 from genserve.diffusion.catalog import Catalog, parse_size
@@ -159,6 +160,7 @@ def result_of(turns: Turns) -> dict[str, Any]:
         "costs": str(turns.costs),
         "logs": turns.logs,
         "systems": live_report.summarise(turns.answers, against=BASELINE),
+        "reality": compare_logs(turns.logs, turns.costs),
     }
 
 
@@ -204,6 +206,7 @@ def main() -> None:
         turns.run()
     result = result_of(turns)
     live_report.show(result, against=BASELINE)
+    show_reality(result["reality"])
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -26,11 +26,22 @@ def profile(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     name: Annotated[str, typer.Option(help="The table's name.")] = "",
     models_dir: Annotated[Path | None, typer.Option(help="Checkpoints; by default as in the settings.")] = None,
+    from_log: Annotated[
+        str,
+        typer.Option(
+            "--from-log",
+            help="Measure nothing: take what a recorded log says (SQLAlchemy URL or SQLite file). Only --out and "
+            "--name apply.",
+        ),
+    ] = "",
 ) -> None:
     """Measure stages and steps by model, shape, degree and batch, with one process per device.
 
     Use the table with the setting ``costs``. Example: genserve profile --out costs.json --degree 1 --degree 2
     """
+    if from_log:
+        _take_from_log(from_log, out, name)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -65,6 +76,19 @@ def profile(
         )
     out.write_bytes(table.to_json())
     typer.echo(f"{len(table.stages)} costs on {table.device} in {out}")
+
+
+def _take_from_log(database: str, out: Path, name: str) -> None:
+    import msgspec
+
+    from genserve.cli.simulate_log import read_history
+    from genserve.profile.from_log import costs_of_log
+
+    table = costs_of_log(read_history(database), name=name or f"log {database}")
+    if not table.stages:
+        raise CallerError("nothing_recorded", f"nothing was run or priced in {database}")
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
+    typer.echo(f"{len(table.stages)} costs out of the log in {out}")
 
 
 def _place(device: str) -> str:

@@ -21,6 +21,7 @@ class Profile(NamedTuple):
 
     Of a batch: those of all its members together, at the degrees at which a batch of that size was measured.
     ``growth`` is, by degree, the next wider one and how well the added GPUs work compared with a single one.
+    ``store_us`` passes between the pixels and the stored result, on no GPU.
     """
 
     degrees: tuple[int, ...]
@@ -28,6 +29,7 @@ class Profile(NamedTuple):
     encode_us: float
     decode_us: float
     growth: dict[int, tuple[int, float]]
+    store_us: int = 0
 
 
 @lru_cache(maxsize=4096)
@@ -38,7 +40,7 @@ def profile_of(costs: CostTable, model: str, shape: Shape, batch: int = 1) -> Pr
     if batch > 1:
         degrees = tuple(k for k in degrees if batch in costs.batches(model, shape, degree=k)) or degrees[:1]
     growth = {a: (b, (steps[1] / steps[b] - steps[1] / steps[a]) / (b - a)) for a, b in pairwise(degrees)}
-    return Profile(degrees, steps, encode_us, decode_us, growth)
+    return Profile(degrees, steps, encode_us, decode_us, growth, costs.store_us(model, shape))
 
 
 class Task:
@@ -47,7 +49,8 @@ class Task:
     ``members`` are the tasks of a batch, () for a single request; a batch goes by the request of one of them.
     ``running`` is its denoising segment, ``degree`` that segment's width (0 if it doesn't run), ``last`` the width it
     last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for encode or decode, or it is
-    stopping; it can't be interrupted and needs no decision now.
+    stopping; it can't be interrupted and needs no decision now. ``deadline_us`` is when its pixels have to exist, so
+    that the result is stored in time.
     """
 
     __slots__ = (
@@ -61,7 +64,7 @@ class Task:
         self.request = request
         self.request_id = spec.request_id
         self.members: tuple[Task, ...] = ()
-        self.deadline_us = spec.deadline_us
+        self.deadline_us = spec.deadline_us - profile.store_us
         self.arrival_us = spec.arrival_us
         self.is_image = spec.media is Media.IMAGE
         self.degrees = profile.degrees if profile.degrees[-1] <= largest else _within(profile.degrees, largest)

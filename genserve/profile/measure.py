@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -20,9 +21,11 @@ from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
 from genserve.diffusion.parallel_state import receive, send
 from genserve.diffusion.parallel_world import World
-from genserve.domain.request import Stage
+from genserve.domain.request import Media, RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.profile.table import Task
+from genserve.scheduling.files import write_durably
+from genserve.scheduling.results import encode_results
 
 WARM_UP = 1
 
@@ -48,7 +51,8 @@ class Meter:
         model, _ = self._load(task.model)
         generations = self._generations(task, steps=repeats + WARM_UP)
         if task.stage is Stage.ENCODE:
-            return self._repeat(model, repeats, lambda: model._encode_anew(generations[0].prompt, ""))
+            (first,) = generations[:1]
+            return self._repeat(model, repeats, lambda: model.prepare([first], [model._encode_anew(first.prompt, "")]))
         batch = model.prepare(generations, model.encode(generations))
         if task.stage is Stage.DECODE:
             return self._repeat(model, repeats, lambda: model.decode(batch))
@@ -78,6 +82,21 @@ class Meter:
                 model, repeats, lambda: self._widen_and_narrow(model, parallel, batch, members)
             )
         return prices
+
+    def time_store(self, task: Task, repeats: int) -> tuple[int, ...]:
+        """From frames to the files of a result, durably on disk, as a request actor makes them."""
+        entry, model = self._catalog.get(task.model), self._load(task.model)[0]
+        (generation,) = self._generations(task, steps=1)
+        (frames,) = model.decode(model.prepare([generation], model.encode([generation])))
+        media = Media(entry.media)
+        spec = RequestSpec("", task.model, media, task.shape, 1, 0, 0, fps=entry.default_fps)
+
+        def store() -> None:
+            for result in encode_results(spec, frames):
+                write_durably(Path(folder) / result.kind, result.content)
+
+        with tempfile.TemporaryDirectory() as folder:
+            return self._repeat(model, repeats, store)
 
     def time_words(self, members: tuple[str, ...], repeats: int) -> tuple[int, ...]:
         """What the leader's word costs a step, in microseconds: heard by the others, who do nothing else."""

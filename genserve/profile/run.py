@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from genserve.diffusion.catalog import Catalog
-from genserve.domain.costs import Prices
+from genserve.domain.costs import Overheads, Prices, StoreCost
+from genserve.domain.request import Stage
 from genserve.errors import InvariantBroken
 from genserve.profile.table import Profile, Task, Timing, spread_of, stages_of
 
@@ -74,12 +75,15 @@ def profile(
 
     Prices are those of the dearest model and shape at hand: too high costs less than too low.
     """
-    timings, prices = [], Prices()
+    timings, prices, stores = [], Prices(), []
     for task in tasks:
         members = meters.names[: task.degree]
         times = meters.ask(members, "time", task, members, repeats)[0]
         if times:
             timings.append(Timing(task, times))
+        if task.stage is Stage.DECODE:
+            stored = Timing(task, meters.ask(meters.names[:1], "time_store", task, repeats)[0])
+            stores.append(StoreCost(task.model, task.shape, stored.at(0.25)))
         progress(task)
     for model in dict.fromkeys(task.model for task in tasks):
         largest = max((t for t in tasks if t.model == model), key=lambda t: t.shape.pixels)
@@ -93,6 +97,7 @@ def profile(
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         spread=spread_of(timings),
+        overheads=Overheads(stores=tuple(sorted(stores))),
     )
 
 

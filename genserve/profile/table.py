@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Struct
 
-from genserve.domain.costs import CostData, Prices, StageCost
+from genserve.domain.costs import CostData, Overheads, Prices, StageCost
 from genserve.domain.request import Shape, Stage
 
 
@@ -60,10 +60,11 @@ class Profile(Struct, frozen=True):
     date: str
     spread: tuple[Spread, ...]
     memory_bytes: dict[str, int] = {}
+    overheads: Overheads | None = None
 
     @property
     def costs(self) -> CostData:
-        return CostData(self.name, self.stages, self.prices, self.memory_bytes)
+        return CostData(self.name, self.stages, self.prices, self.memory_bytes, self.overheads)
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1)

@@ -68,4 +68,5 @@ def test_two_processes_measure_a_model_alone_and_together(models_dir: Path, tmp_
     assert told.versions["torch"]
     assert len(told.spread) == len(tasks)
     assert costs.prices.switch_us > 100
+    assert CostTable(costs).store_us("tiny-wan", shape) > 100
     assert isinstance(costs, CostData)

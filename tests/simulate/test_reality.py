@@ -15,11 +15,13 @@ from genserve.domain.costs import CostTable, Overheads, StoreCost
 from genserve.domain.request import RequestSpec
 from genserve.errors import CallerError
 from genserve.planners.registry import build_planner
+from genserve.planners.view import View
 from genserve.profile.from_log import costs_of_log
+from genserve.scheduling.costs import load_costs
 from genserve.simulate.reality import compare_outcomes, read_recording, simulate_recording
 from genserve.simulate.simulation import Outage, Run, Scenario, simulate
 from tests.audit.logs import store
-from tests.builders import IMAGE, SECOND, VIDEO, a_request, some_costs
+from tests.builders import IMAGE, SECOND, VIDEO, a_cluster, a_request, some_costs
 
 OVERHEADS = Overheads(20_000, (StoreCost("t2i", IMAGE, 30_000), StoreCost("t2v", VIDEO, 90_000)))
 
@@ -76,6 +78,11 @@ def test_a_stop_arrives_as_late_as_any_other_command() -> None:
     assert times_of(run(*specs, planner="srtf", costs=some_costs()), e.RequestPaused) == [1_210_000]
 
 
+def test_planners_want_the_pixels_early_enough_to_store_them() -> None:
+    (task,) = View(a_cluster(1, requests=[a_request(deadline_us=SECOND)], costs=costs_with_overheads()).state).tasks
+    assert task.deadline_us == 970_000
+
+
 @pytest.mark.parametrize("planner", ["fifo", "edf", "save"])
 def test_a_simulated_log_agrees_with_its_own_simulation_to_the_microsecond(planner: str) -> None:
     recording = read_recording(a_busy_run(planner).log)
@@ -115,3 +122,15 @@ async def test_simulate_from_log_prints_recorded_beside_simulated(tmp_path: Path
     assert "edf as recorded" in done.output
     groups = json.loads(out.read_text())["groups"]
     assert groups["all"]["requests"] == groups["image"]["requests"] + groups["video"]["requests"] == 14
+
+
+async def test_profile_from_log_writes_a_table_that_serves_the_next_simulation(tmp_path: Path) -> None:
+    database, table = str(tmp_path / "log.db"), str(tmp_path / "costs.json")
+    await store(list(a_busy_run("edf").log), tmp_path / "log.db")
+    done = CliRunner().invoke(app, ["profile", "--from-log", database, "--out", table])
+    assert done.exit_code == 0, done.output
+    known = load_costs(Path(table))
+    assert known is not None
+    assert known.overheads is not None
+    assert known.overheads.stores == OVERHEADS.stores
+    assert CliRunner().invoke(app, ["simulate", "--from-log", database, "--costs", table]).exit_code == 0
