@@ -8,7 +8,7 @@ from actors.fleet import Fleet
 from actors.pool import RequestPool
 from genserve.domain.cluster import ClusterState, Segment
 from genserve.domain.events import PlanDecided, Recorded
-from genserve.domain.plan import Cancel, Start, Yield
+from genserve.domain.plan import Cancel, Load, Start, Unload, Yield
 from genserve.scheduling import protocol as p
 
 
@@ -48,6 +48,9 @@ class Dispatch:
             self._run(state.segments[action.segment_id])
         elif isinstance(action, Yield) and action.segment_id in state.segments:
             self._revise(state.segments[action.segment_id], stop=True)
+        elif isinstance(action, Load | Unload):
+            keep = isinstance(action, Load)
+            self._fleet.tell(action.worker_id, p.HoldStage(state.epoch, action.model, action.stage, keep))
         elif isinstance(action, Cancel) and action.request_id in state.requests:
             for segment in self._segments_of(state, action.request_id):
                 self._revise(segment, drop=(action.request_id,))
@@ -57,6 +60,7 @@ class Dispatch:
 
     def _run(self, segment: Segment) -> None:
         state = self._state()
+        after_on = _other_worker(state, segment)
         command = p.RunSegment(
             epoch=state.epoch,
             segment_id=segment.segment_id,
@@ -69,6 +73,8 @@ class Dispatch:
             after=segment.after,
             generation=self._fleet.generation,
             checkpoint_every=self._checkpoint_every,
+            after_on=after_on,
+            after_incarnation=state.workers[after_on].incarnation if after_on else 0,
         )
         for worker_id in segment.workers:
             self._fleet.tell(worker_id, command)
@@ -79,3 +85,11 @@ class Dispatch:
     def _member(self, state: ClusterState, request_id: str) -> p.Member:
         request = state.requests[request_id]
         return p.Member(request.spec, request.attempt, self._pool.assign(request_id), request.home, request.checkpoint)
+
+
+def _other_worker(state: ClusterState, segment: Segment) -> str:
+    """Whoever leads the stage before this one, where that is no member of this one's group; "" otherwise."""
+    before = state.segments.get(segment.after)
+    if before is None or before.leader in segment.workers or before.leader not in state.workers:
+        return ""
+    return before.leader if set(before.request_ids) & set(segment.request_ids) else ""

@@ -91,7 +91,7 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
 
-    def tell(self, worker_id: str, command: p.RunSegment | p.Revise) -> None:
+    def tell(self, worker_id: str, command: p.Command) -> None:
         """Send a command; returns at once. Commands to one worker arrive in order; a refusal becomes a fact."""
         link = self._links.get(worker_id)
         if link is not None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 
 from actors.framework.runtime import Ref, UnreachableError
-from genserve.domain.events import ActionRefused, AnyEvent, WorkerJoined, WorkerLost
+from genserve.domain.events import ActionRefused, AnyEvent, StageLoaded, StageUnloaded, WorkerJoined, WorkerLost
 from genserve.domain.ids import SCHEDULER_STREAM, worker_stream
 from genserve.scheduling import protocol as p
 from observability.logging import get_logger
@@ -58,7 +58,7 @@ class Link:
         self._on_join = on_join
         self._on_loss = on_loss
         self._ref: Ref | None = None
-        self._commands: deque[p.RunSegment | p.Revise] = deque()
+        self._commands: deque[p.Command] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._keeper = asyncio.create_task(self._keep())
 
@@ -73,7 +73,7 @@ class Link:
             await self._lose("did not answer the new leader in time")
             self._keeper = asyncio.create_task(self._keep())
 
-    def tell(self, command: p.RunSegment | p.Revise) -> None:
+    def tell(self, command: p.Command) -> None:
         """Send a command; returns at once. Commands arrive in order; a refusal becomes a fact.
 
         To a worker that is lost nothing is sent: the fact that says so, already on its way, voids the command.
@@ -97,7 +97,12 @@ class Link:
             ref, hello = await self._greet()
             self._ref = ref
             await self._join(hello)
-            await self._lose(await self._attend(ref))
+            listener = asyncio.create_task(self._listen(ref))
+            try:
+                reason = await self._attend(ref)
+            finally:
+                listener.cancel()
+            await self._lose(reason)
             self._on_loss()
 
     async def _greet(self) -> tuple[Ref, p.Hello]:
@@ -122,6 +127,28 @@ class Link:
             await self._record(worker_stream(self.worker_id), _joined(hello))
         self._known = hello.incarnation
         self.joined.set()
+
+    async def _listen(self, ref: Ref) -> None:
+        """Record the stages that it loads and drops, until it dies; asking for more acknowledges what came before."""
+        recorded = 0
+        while True:
+            try:
+                changes = await ref.ask("changes", recorded)
+            except UnreachableError:
+                return
+            for number, change in changes:
+                await self._record_change(change)
+                recorded = number
+
+    async def _record_change(self, change: p.StageChange) -> None:
+        name = self.worker_id
+        if change.code:
+            refused = ActionRefused("", name, change.code, f"{change.model}/{change.stage}: {change.message}")
+            await self._record(SCHEDULER_STREAM, refused)
+            return
+        loaded = StageLoaded(name, change.model, change.stage, change.took_us, change.memory_bytes)
+        unloaded = StageUnloaded(name, change.model, change.stage, change.took_us, change.memory_bytes)
+        await self._record(worker_stream(name), loaded if change.is_loaded else unloaded)
 
     async def _attend(self, ref: Ref) -> str:
         """Until it dies; the reason."""
@@ -156,10 +183,11 @@ class Link:
                 self._commands.popleft()
                 await self._note(command, answer)
 
-    async def _note(self, command: p.RunSegment | p.Revise, answer: p.Answer) -> None:
+    async def _note(self, command: p.Command, answer: p.Answer) -> None:
         """A refused revision is about a segment that has just ended: normal, and no fact."""
-        if answer.refusal and isinstance(command, p.RunSegment):
-            refused = ActionRefused(command.segment_id, self.worker_id, answer.refusal, answer.message)
+        if answer.refusal and not isinstance(command, p.Revise):
+            segment_id = command.segment_id if isinstance(command, p.RunSegment) else ""
+            refused = ActionRefused(segment_id, self.worker_id, answer.refusal, answer.message)
             await self._record(SCHEDULER_STREAM, refused)
 
 

@@ -11,11 +11,14 @@ import contextlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from actors.framework.runtime import Runtime
+from actors.framework.runtime import Runtime, UnreachableError
+from actors.line import Line
 from actors.outbox import Outbox
+from actors.relay import Ledger, Left, Milestones
 from actors.teams import Teams
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
@@ -44,7 +47,10 @@ class Worker:
         self._make_runner = make_runner
         self._runner: Runner | None = None
         self._epoch = 0
-        self._queue: asyncio.Queue[p.RunSegment] = asyncio.Queue()
+        self._line = Line()
+        self._milestones = Milestones()
+        self._ledger = Ledger()
+        self._left: dict[str, tuple[str, ...]] = {}
         self._revisions: dict[str, Revision] = {}
         self._attempts: dict[str, dict[str, int]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -61,7 +67,10 @@ class Worker:
         """Who am I and what do I hold; from here on lower epochs are refused.
 
         ``lost`` is the incarnation that the log has given up: if that is this one, it starts over as a new one.
+        Segments that wait for other workers are dropped for a new leader, who tells again what still holds.
         """
+        if epoch > self._epoch:
+            self._drop(self._line.clear(only_waiting=True))
         self._epoch = max(self._epoch, epoch)
         if lost == self.incarnation:
             self._start_over()
@@ -79,8 +88,10 @@ class Worker:
     def _start_over(self) -> None:
         """Everything queued is void and what runs stops at its next boundary; its reports are of attempts long over."""
         self.incarnation += 1
-        while not self._queue.empty():
-            self._end(self._queue.get_nowait().segment_id)
+        self._ledger.clear()
+        for segment_id in self._line.clear():
+            self._end(segment_id)
+        self._milestones.give_up()
         for revision in self._revisions.values():
             revision.change(stop=True, drop=())
 
@@ -93,27 +104,39 @@ class Worker:
     async def _load(self) -> Runner:
         runner = self._runner = await asyncio.get_running_loop().run_in_executor(self._thread, self._make_runner)
         self._teams.runner = runner
+        runner.watch(partial(self._pass_change, asyncio.get_running_loop()))
         self._main = asyncio.create_task(self._work())
         return runner
 
-    async def obey(self, commands: tuple[p.RunSegment | p.Revise, ...]) -> tuple[p.Answer, ...]:
+    async def obey(self, commands: tuple[p.Command, ...]) -> tuple[p.Answer, ...]:
         """Take commands in, in order; an answer to each."""
         return tuple([await self._obey(command) for command in commands])
 
-    async def _obey(self, command: p.RunSegment | p.Revise) -> p.Answer:
+    async def _obey(self, command: p.Command) -> p.Answer:
+        if isinstance(command, p.HoldStage):
+            return self._queue_stage(command)
         return await (self.run(command) if isinstance(command, p.RunSegment) else self.revise(command))
+
+    def _queue_stage(self, command: p.HoldStage) -> p.Answer:
+        """Loading what is loaded changes nothing, so a repeated command does not."""
+        refusal = self._find_stage_refusal(command.epoch, command.model)
+        if refusal is None:
+            self._line.put(command)
+        return refusal or p.Answer()
 
     async def run(self, command: p.RunSegment) -> p.Answer:
         """Queue a segment, or refuse it with a code; a repeated command changes nothing."""
         refusal = self._find_refusal(command)
         if refusal is not None:
             self._teams.refuse(command)
+            self._milestones.reach(command.segment_id, None)
             return refusal
         known = command.segment_id in self._revisions or command.segment_id in self._ended
         if not known:
             self._revisions[command.segment_id] = Revision()
             self._attempts[command.segment_id] = {m.request_id: m.attempt for m in command.members}
-            self._queue.put_nowait(command)
+            until = partial(self._wait_for_other, command) if command.after_on else None
+            self._line.put(command, until=until)
         return p.Answer()
 
     async def revise(self, command: p.Revise) -> p.Answer:
@@ -132,6 +155,19 @@ class Worker:
         if held is None:
             return None
         return await asyncio.get_running_loop().run_in_executor(self._files, held)
+
+    async def reached(self, segment_id: str, incarnation: int) -> Left:
+        """Returns when a segment of that incarnation's has ended; who left it early, None where it will not run."""
+        return await self._milestones.wait(segment_id) if incarnation == self.incarnation else None
+
+    async def told(self, segment_id: str) -> None:
+        """Returns when a segment has ended and the log has heard of it."""
+        await self._milestones.wait(segment_id)
+        await self._outbox.drained()
+
+    async def changes(self, recorded: int) -> tuple[tuple[int, p.StageChange], ...]:
+        """Stages loaded and dropped beyond the change with that number, as soon as there are any."""
+        return await self._ledger.since(recorded)
 
     async def forget(self, request_id: str) -> None:
         """Drop what is held for a request that has ended."""
@@ -175,16 +211,20 @@ class Worker:
         await asyncio.Event().wait()
 
     def _find_refusal(self, command: p.RunSegment) -> p.Answer | None:
-        if command.epoch < self._epoch:
-            return self._stale(command.epoch)
-        if self._runner is None:
-            return p.Answer("worker_not_ready", f"{self.worker_id} has not been greeted yet")
         if self.worker_id not in command.group:
             return p.Answer("not_in_group", f"{self.worker_id} is not in {command.group}")
-        if len(command.group) > 1 and not self._teams.is_possible:
+        refusal = self._find_stage_refusal(command.epoch, command.model)
+        if refusal is None and len(command.group) > 1 and not self._teams.is_possible:
             return p.Answer("unsupported_degree", f"{self.worker_id} runs alone, asked for {len(command.group)} GPUs")
-        if command.model not in self._runner.models:
-            return p.Answer("unknown_model", f"{self.worker_id} has no model {command.model!r}")
+        return refusal
+
+    def _find_stage_refusal(self, epoch: int, model: str) -> p.Answer | None:
+        if epoch < self._epoch:
+            return self._stale(epoch)
+        if self._runner is None:
+            return p.Answer("worker_not_ready", f"{self.worker_id} has not been greeted yet")
+        if model not in self._runner.models:
+            return p.Answer("unknown_model", f"{self.worker_id} has no model {model!r}")
         return None
 
     def _stale(self, epoch: int) -> p.Answer:
@@ -200,15 +240,55 @@ class Worker:
     async def _work(self) -> None:
         """Run queued segments one after the other, for ever; a segment's failure is reported, never fatal."""
         while True:
-            command = await self._queue.get()
-            revision = self._revisions[command.segment_id]
-            assignment = Assignment(command, revision, await self._fetch(command, revision))
+            command = await self._line.take()
             loop = asyncio.get_running_loop()
+            if isinstance(command, p.HoldStage):
+                await loop.run_in_executor(self._thread, self._hold, command, loop)
+                continue
+            revision = self._revisions[command.segment_id]
+            fetched = await self._fetch(command, revision)
+            assignment = Assignment(command, revision, fetched, self._line.wanted())
             post = self._poster(loop, command)
             run = await self._teams.enter(command) if len(command.group) > 1 else run_segment
             await loop.run_in_executor(self._thread, run, self._require_runner(), assignment, post, self._files)
             self._teams.leave(command)
             self._end(command.segment_id)
+
+    def _hold(self, command: p.HoldStage, loop: asyncio.AbstractEventLoop) -> None:
+        """On the step thread; what cannot be done is told where what was done would be."""
+        runner = self._require_runner()
+        try:
+            (runner.hold if command.keep else runner.release)(command.model, command.stage)
+        except GenServeError as error:
+            self._pass_change(loop, p.StageChange(command.model, command.stage, command.keep, 0, 0, *error.args[:2]))
+
+    def _pass_change(self, loop: asyncio.AbstractEventLoop, change: p.StageChange) -> None:
+        """From the step thread to the event loop."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            loop.call_soon_threadsafe(self._note_change, change)
+
+    def _note_change(self, change: p.StageChange) -> None:
+        """What begins from now on is told after the log has heard of the change."""
+        self._outbox.owe(self._ledger.recorded(self._ledger.add(change)))
+
+    async def _wait_for_other(self, command: p.RunSegment) -> None:
+        """Until the segment before this one has ended on its worker; whoever left there early is left out here."""
+        revision = self._revisions[command.segment_id]
+        left: Left = None
+        try:
+            other = self._runtime.find(command.after_on)
+            left = await other.ask("reached", command.after, command.after_incarnation)
+        except (UnreachableError, GenServeError) as error:
+            get_logger("genserve.worker").warning("nobody to wait for", segment_id=command.after, reason=str(error))
+        if left is None:
+            left = tuple(m.request_id for m in command.members)
+        else:
+            self._outbox.owe(self._ask_told(command))
+        revision.skip = (*revision.skip, *left)
+
+    async def _ask_told(self, command: p.RunSegment) -> None:
+        with contextlib.suppress(UnreachableError, GenServeError):
+            await self._runtime.find(command.after_on).ask("told", command.after)
 
     def _poster(self, loop: asyncio.AbstractEventLoop, command: p.RunSegment) -> Callable[[p.AnyReport], None]:
         actors = {m.request_id: m.actor for m in command.members}
@@ -225,6 +305,7 @@ class Worker:
         Those of a later attempt are not: the scheduler may have given this one up before it was told.
         """
         if isinstance(report, LEAVING):
+            self._left[report.segment_id] = (*self._left.get(report.segment_id, ()), report.request_id)
             for segment_id, revision in self._revisions.items():
                 is_later = self._attempts[segment_id].get(report.request_id, 0) > report.attempt
                 if segment_id != report.segment_id and not is_later:
@@ -240,12 +321,13 @@ class Worker:
         for member in command.members:
             is_out = member.request_id in revision.drop or member.request_id in revision.skip
             if not is_out and not runner.holds(member.request_id, member.attempt):
-                found |= await self._fetch_one(member, command.from_step)
+                home = command.after_on or member.home
+                found |= await self._fetch_one(member, home, command.from_step)
         return found
 
-    async def _fetch_one(self, member: p.Member, step: int | None) -> dict[str, bytes | None]:
+    async def _fetch_one(self, member: p.Member, home: str, step: int | None) -> dict[str, bytes | None]:
         """From its home, else from disk; nothing where neither is of that step."""
-        moved = await self._move_in(member)
+        moved = await self._move_in(member, home)
         checkpoint = member.checkpoint
         if moved is not None:
             return {member.request_id: moved}
@@ -254,21 +336,28 @@ class Worker:
         read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
         return {member.request_id: await read}
 
-    async def _move_in(self, member: p.Member) -> bytes | None:
+    async def _move_in(self, member: p.Member, home: str) -> bytes | None:
         """What the home gives up; without an answer disk is the truth, so no error matters here."""
-        if member.home in ("", self.worker_id):
+        if home in ("", self.worker_id):
             return None
         try:
-            home = self._runtime.find(member.home)
-            moved: bytes | None = await home.ask("hand_over", member.request_id, member.attempt)
+            holder = self._runtime.find(home)
+            moved: bytes | None = await holder.ask("hand_over", member.request_id, member.attempt)
         except Exception as error:
             get_logger("genserve.worker").warning("not handed over", request_id=member.request_id, reason=str(error))
             return None
         return moved
 
     def _end(self, segment_id: str) -> None:
-        del self._revisions[segment_id]
-        del self._attempts[segment_id]
+        skipped = self._revisions[segment_id].skip
+        self._drop([segment_id])
+        self._milestones.reach(segment_id, (*skipped, *self._left.pop(segment_id, ())))
         self._ended[segment_id] = None
         while len(self._ended) > MAX_REMEMBERED:
             self._ended.popitem(last=False)
+
+    def _drop(self, segment_ids: Iterable[str]) -> None:
+        """As if they had never been told."""
+        for segment_id in segment_ids:
+            del self._revisions[segment_id]
+            del self._attempts[segment_id]

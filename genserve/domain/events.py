@@ -197,10 +197,14 @@ class StageLoaded(Event, frozen=True):
 
 
 class StageUnloaded(Event, frozen=True):
+    """``memory_bytes`` are free again."""
+
     kind: ClassVar[Kind] = Kind.OPERATIONAL
     worker_id: str
     model: str
     stage: Stage
+    took_us: int = 0
+    memory_bytes: int = 0
 
 
 # ── scheduler ────────────────────────────────────────────────────────────────────────────────────────────

@@ -44,6 +44,10 @@ class Puppet:
     async def attend(self) -> None:
         await asyncio.Event().wait()
 
+    async def changes(self, recorded: int) -> tuple[tuple[int, p.StageChange], ...]:
+        await asyncio.Event().wait()
+        return ()
+
     async def forget(self, request_id: str) -> None:
         self.strings.forgotten.append(request_id)
 
