@@ -14,6 +14,7 @@ from genserve.diffusion.catalog import ModelEntry
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.quiet import quiet
 from genserve.diffusion.stages import split_stages
+from genserve.diffusion.wan import correct_stride
 from genserve.diffusion.weights import Weights
 from genserve.domain.request import Stage
 from genserve.errors import CallerError
@@ -50,6 +51,7 @@ def open_model(
         raise CallerError("checkpoint_not_found", message, "model")
     with quiet():
         pipeline = _init_pipeline(entry, folder)
+        correct_stride(pipeline)
     stages = split_stages(pipeline)
     weights = Weights(entry, pipeline, stages, device=device, dtype=dtype or getattr(torch, entry.dtype))
     return DiffusionModel(entry, pipeline, stages, fingerprint=_fingerprint(folder)), weights
