@@ -17,6 +17,8 @@ import argparse
 import asyncio
 import json
 import logging
+import os
+import shutil
 import statistics
 import warnings
 from collections.abc import Sequence
@@ -28,8 +30,10 @@ from benchmarks import live_report
 from benchmarks.baseline_serve import start_baseline, stop_baseline
 from benchmarks.live_load import (
     KINDS,
+    SMALL_KINDS,
     Answer,
     Arrival,
+    Kind,
     draw_arrivals,
     drive,
     send_to_baseline,
@@ -51,7 +55,7 @@ CALIBRATION_ROUNDS = 3
 def measure_costs(options: argparse.Namespace) -> Path:
     """A cost table of the load's shapes, measured by the profiler on as many processes as there will be workers."""
     catalog, tasks = Catalog.load(), []
-    for kind in KINDS:
+    for kind in options.kinds:
         shape = Shape(*parse_size(kind.body["size"]), kind.body.get("num_frames", 1))
         entry = catalog.get(kind.body["model"])
         tasks += list(tasks_of([entry], degrees=(1, 2), batches=(), shapes=[shape]))
@@ -62,10 +66,10 @@ def measure_costs(options: argparse.Namespace) -> Path:
     return path
 
 
-async def measure_alone(url: str, rounds: int) -> dict[str, float]:
+async def measure_alone(url: str, kinds: Sequence[Kind], rounds: int) -> dict[str, float]:
     """Unloaded latency of each class in seconds: the median of requests that have the baseline to themselves."""
     alone = {}
-    for kind in KINDS:
+    for kind in kinds:
         times = []
         for index in range(rounds + 1):
             (answer,) = await drive(url, [Arrival(0.0, 1e9, kind, f"alone {index}", index)], send_to_baseline)
@@ -103,13 +107,14 @@ class Turns:
         try:
             if not self.alone:
                 _say("timing each class alone on the baseline")
-                self.alone = asyncio.run(measure_alone(url, CALIBRATION_ROUNDS))
+                self.alone = asyncio.run(measure_alone(url, options.kinds, CALIBRATION_ROUNDS))
             asyncio.run(self.take_loads(BASELINE, repeat, url))
         finally:
             stop_baseline()
 
     def take_our_turn(self, planner: str, repeat: int) -> None:
         folder = self.options.out / f"{planner}-{repeat}"
+        shutil.rmtree(folder, ignore_errors=True)
         settings = Settings(
             data_dir=folder,
             models_dir=self.options.models,
@@ -136,7 +141,9 @@ class Turns:
     async def take_loads(self, system: str, repeat: int, url: str) -> None:
         """Warm every worker up with every class, then each load until its last file is here."""
         send = send_to_baseline if system == BASELINE else send_to_genserve
-        warm = [Arrival(0.0, 1e4, kind, f"warm {i}", i) for kind in KINDS for i in range(self.options.workers)]
+        warm = [
+            Arrival(0.0, 1e4, kind, f"warm {i}", i) for kind in self.options.kinds for i in range(self.options.workers)
+        ]
         await drive(url, warm, send)
         for load in self.options.loads:
             _say(f"{system}, load {load}, repeat {repeat}")
@@ -144,10 +151,12 @@ class Turns:
             self.answers.setdefault(system, {}).setdefault(load, []).extend(answers)
 
     def draw(self, load: float, repeat: int) -> list[Arrival]:
-        mean_s = sum(kind.share * self.alone[kind.name] for kind in KINDS)
-        allowance_s = {name: self.options.sigma * s + self.options.slack for name, s in self.alone.items()}
-        rate_per_s = load * self.options.workers / mean_s
-        return draw_arrivals(rate_per_s, self.options.duration, allowance_s, seed=1000 * repeat + round(100 * load))
+        options = self.options
+        mean_s = sum(kind.share * self.alone[kind.name] for kind in options.kinds)
+        allowance_s = {name: options.sigma * s + options.slack for name, s in self.alone.items()}
+        rate_per_s = load * options.workers / mean_s
+        seed = 1000 * repeat + round(100 * load)
+        return draw_arrivals(options.kinds, rate_per_s, options.duration, allowance_s, seed=seed)
 
 
 def result_of(turns: Turns) -> dict[str, Any]:
@@ -156,6 +165,7 @@ def result_of(turns: Turns) -> dict[str, Any]:
     names = ("workers", "threads", "device", "loads", "repeats", "duration", "sigma", "slack", "planners")
     return {
         "parameters": {name: getattr(options, name) for name in names},
+        "kinds": {kind.name: {"share": kind.share, **kind.body} for kind in options.kinds},
         "alone_s": turns.alone,
         "costs": str(turns.costs),
         "logs": turns.logs,
@@ -174,7 +184,7 @@ def _numbers(text: str) -> list[float]:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="A short smoke run: one load, one repeat, one planner.")
+    parser.add_argument("--quick", action="store_true", help="A smoke run: small requests, one load, one planner.")
     parser.add_argument("--json", type=Path, help="Write everything to this file.")
     parser.add_argument("--out", type=Path, default=Path("var/bench-live"), help="Where logs and artifacts go.")
     parser.add_argument("--models", type=Path, default=Path("var/models"))
@@ -189,9 +199,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda.")
     parser.add_argument("--profile-repeats", type=int, default=5)
     options = parser.parse_args(arguments)
+    options.kinds = KINDS
     if options.quick:
-        options.planners, options.loads, options.repeats = options.planners[:1], [1.3], 1
-        options.duration, options.profile_repeats = 6.0, 2
+        options.kinds, options.planners, options.loads = SMALL_KINDS, options.planners[:1], [1.0]
+        options.repeats, options.duration, options.profile_repeats = 1, 5.0, 1
     return options
 
 
@@ -200,6 +211,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     build_models(options.models, Catalog.load())
     logging.getLogger("ray").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # a line per request is the client's time
     turns = Turns(options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
