@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from genserve.domain.costs import CostTable
 from genserve.domain.request import Shape, Stage
-from genserve.planners.view import Task, View, by_key
+from genserve.planners.view import Task, View, by_key, profile_of
 
 PAYS = 0.9
 """A batch pays if a step costs each of its requests at most this share of its cost in the next smaller one.
@@ -25,16 +25,31 @@ MAX_BATCH = 8
 """GenServe measured no larger ones."""
 
 
-@lru_cache(maxsize=4096)
-def paying_sizes(costs: CostTable, model: str, shape: Shape) -> tuple[int, ...]:
-    """Batch sizes that pay on one GPU, ascending from 1; a size that nobody measured for this shape does not."""
-    sizes, best = [1], float(costs.step_us(model, shape))
+@lru_cache(maxsize=64)
+def paying_sizes(costs: CostTable) -> dict[tuple[str, Shape], tuple[int, ...]]:
+    """By model and shape, the batch sizes above 1 that pay on one GPU, ascending; classes without any are left out.
+
+    A size that nobody measured for that very shape does not pay.
+    """
+    classes = {(c.model, c.shape) for c in costs.data.stages if c.stage is Stage.DENOISE and c.batch > 1}
+    found = {kind: _paying(costs, *kind) for kind in sorted(classes)}
+    return {kind: sizes for kind, sizes in found.items() if sizes}
+
+
+def _paying(costs: CostTable, model: str, shape: Shape) -> tuple[int, ...]:
+    sizes, best = [], float(costs.step_us(model, shape))
     for size in costs.batches(model, shape)[1:]:
         each = costs.step_us(model, shape, batch=size) / size
         if each <= PAYS * best:
             sizes.append(size)
             best = each
     return tuple(sizes)
+
+
+def may_share(tasks: Iterable[Task], view: View) -> list[Task]:
+    """Those that wait and belong to a class in which a batch pays."""
+    sizes = paying_sizes(view.state.costs)
+    return [t for t in tasks if t.is_idle and (t.request.spec.model, t.request.spec.shape) in sizes] if sizes else []
 
 
 def share_steps(tasks: Iterable[Task], view: View, *, excess: int, margin_us: int = 0) -> list[Task]:
@@ -49,13 +64,13 @@ def share_steps(tasks: Iterable[Task], view: View, *, excess: int, margin_us: in
     found: list[Task] = []
     for queue in alike.values():
         spec = queue[0].request.spec
-        sizes = paying_sizes(view.state.costs, spec.model, spec.shape)
+        sizes = paying_sizes(view.state.costs).get((spec.model, spec.shape), ())
         at = 0
         while at < len(queue):
-            task = _largest_harmless(queue[at:], sizes, view, most=excess + 1, margin_us=margin_us)
-            found.append(task)
-            at += task.size
-            excess -= task.size - 1
+            size = _largest_harmless(queue, at, [s for s in sizes if s <= excess + 1], view, margin_us=margin_us)
+            found.append(view.together(queue[at : at + size]) if size > 1 else queue[at])
+            at += size
+            excess -= size - 1
     return sorted(found, key=by_key)
 
 
@@ -67,31 +82,38 @@ def _likeness(task: Task) -> Hashable:
     return request.spec.batch_key, request.stage, request.step
 
 
-def _largest_harmless(queue: Sequence[Task], sizes: Sequence[int], view: View, *, most: int, margin_us: int) -> Task:
+def _largest_harmless(queue: Sequence[Task], at: int, sizes: Sequence[int], view: View, *, margin_us: int) -> int:
     for size in reversed(sizes):
-        if 1 < size <= min(most, len(queue)):
-            batch = view.together(queue[:size])
-            if is_harmless(batch, view.now_us + margin_us):
-                return batch
-    return queue[0]
+        if at + size <= len(queue) and is_harmless(queue[at : at + size], view, margin_us=margin_us):
+            return size
+    return 1
 
 
-def is_harmless(batch: Task, now_us: float) -> bool:
-    """Whether nobody loses by a batch that starts now on one GPU.
+def is_harmless(members: Sequence[Task], view: View, *, margin_us: int = 0) -> bool:
+    """Whether nobody loses by a batch of these that starts now on one GPU.
 
     Whoever could be on time alone, started now at any of its degrees, is on time in the batch. Those that are late
     anyway end on average no later than one after the other on that GPU; who waits behind them finds it free earlier.
     """
-    ends_us = now_us + _alone_us(batch)
-    turn_us, later_us = now_us, 0.0
-    for member in batch.members:
+    began_us = view.now_us + margin_us
+    ends_us = began_us + _batch_us(members, view)
+    turn_us, later_us = began_us, 0.0
+    for member in members:
         turn_us += _alone_us(member)
-        if member.slack_us(now_us, member.fastest) >= 0:
-            if ends_us > member.deadline_us:
-                return False
-        else:
+        if member.slack_us(began_us, member.fastest) < 0:
             later_us += ends_us - turn_us
+        elif ends_us > member.deadline_us:
+            return False
     return later_us <= 0
+
+
+def _batch_us(members: Sequence[Task], view: View) -> float:
+    """What a batch still takes on one GPU, encode and decode included."""
+    first = members[0]
+    spec = first.request.spec
+    profile = profile_of(view.state.costs, spec.model, spec.shape, len(members))
+    encode_us = profile.encode_us if first.encode_us else 0.0
+    return first.steps * profile.step_us[1] * max(m.pace for m in members) + encode_us + profile.decode_us
 
 
 def _alone_us(task: Task) -> float:
@@ -105,9 +127,9 @@ def join_in_order(queue: Sequence[Task], view: View) -> list[Task]:
         batch = first = left.pop(0)
         for other in tuple(left):
             if batch.size < MAX_BATCH and _likeness(other) == _likeness(first):
-                larger = view.together((*batch.parts, other))
-                if all(view.now_us + _alone_us(larger) <= m.deadline_us for m in larger.members):
-                    batch = larger
+                larger = (*batch.parts, other)
+                if all(view.now_us + _batch_us(larger, view) <= m.deadline_us for m in larger):
+                    batch = view.together(larger)
                     left.remove(other)
         found.append(batch)
     return found

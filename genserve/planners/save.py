@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from genserve.domain.cluster import ClusterState
 from genserve.domain.events import Recorded
 from genserve.domain.plan import Plan, Waiting
-from genserve.planners.batching import share_steps
+from genserve.planners.batching import may_share, share_steps
 from genserve.planners.interface import Policy
 from genserve.planners.memory import AGED, BOUGHT, Arrivals, Memory, forecast_classes, remember
 from genserve.planners.need import MARGIN_US, find_need
@@ -165,11 +165,11 @@ class _Decision:
         if not self.parts.batching or excess <= 0:
             return tasks
         fixed = self.promised | self.memory.bought
-        idle = [t for t in tasks if t.is_idle and t.request_id not in fixed]
+        idle = {t for t in may_share(tasks, self.view) if t.request_id not in fixed}
         shared = share_steps(idle, self.view, excess=excess, margin_us=self.parts.margin_us)
         if len(shared) == len(idle):
             return tasks
-        found = [t for t in tasks if t not in set(idle)]
+        found = [t for t in tasks if t not in idle]
         for task in shared:
             found += [task] if not task.members or self._is_sound(task) else task.members
         return sorted(found, key=by_key)
