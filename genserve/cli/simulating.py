@@ -143,7 +143,10 @@ def _table(point: dict[str, Any], title: str) -> Table:
     table = Table(title=title or None, box=None, pad_edge=False)
     refuses = any(row["refused"] for row in point["planners"].values())
     reached = point.get("bound", {}).get("reached", {})
-    columns = ["planner", "on time %", "image", "video", "p50 s", "p99 s", "worst late", "pauses", "switches", "GPU %"]
+    largest = point["parameters"].get("largest_class", "")
+    shows_largest = all(largest in row["classes"] for row in point["planners"].values())
+    columns = ["planner", "on time %", "image", "video"] + ([largest, "served %"] if shows_largest else [])
+    columns += ["p50 s", "p99 s", "worst late", "pauses", "switches", "GPU %"]
     columns += ["decision p99 us"] + (["of bound %"] if reached else [])
     columns += ["refused %", "admitted on time %"] if refuses else []
     has_door = any("admission" in row for row in point["planners"].values())
@@ -153,6 +156,8 @@ def _table(point: dict[str, Any], title: str) -> Table:
     for label, row in point["planners"].items():
         latency = row["latency_s"]["all"]
         cells = [label, *(_percent(row[g]) for g in ("attainment", "image", "video"))]
+        if shows_largest:
+            cells += [f"{100 * row['classes'][largest]['mean']:.1f}", f"{100 * row['served'][largest]:.0f}"]
         cells += [f"{latency.get('p50', 0):.1f}", f"{latency.get('p99', 0):.0f}", f"{row['worst_lateness']:.1f}x"]
         cells += [f"{row['pauses_per_request']:.2f}", f"{row['switches_per_request']:.2f}"]
         cells += [f"{100 * row['utilization']:.0f}", f"{row['decision_us']['p99']:.0f}"]

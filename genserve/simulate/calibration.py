@@ -109,17 +109,18 @@ def _genserve(name: str, tree: dict[str, Any]) -> Calibration:
         rows += [StageCost(SD35, Stage.DENOISE, shape, round(times[1] * b * 0.95), 1, b) for b in (2, 4, 8)]
         classes.append((f"image-{label}", SD35, Media.IMAGE, shape))
     costs = _cost_data(name, rows, tree)
-    degrees = tree["deadline_degrees"]
-    made = [_genserve_class(CostTable(costs), c, degrees.get(c[0], 1)) for c in classes]
+    degrees, only, factors = tree["deadline_degrees"], tree.get("only"), tree.get("deadline_factors", {})
+    wanted = [c for c in classes if only is None or c[0] in only]
+    made = [_genserve_class(CostTable(costs), c, degrees.get(c[0], 1), factors.get(c[0], 1.5)) for c in wanted]
     return Calibration(name, costs, tuple(made), tree["note"])
 
 
-def _genserve_class(table: CostTable, kind: tuple[str, str, Media, Shape], degree: int) -> RequestClass:
-    """Deadline = arrival + sigma x 1.5 x end-to-end latency alone at ``degree``."""
+def _genserve_class(table: CostTable, kind: tuple[str, str, Media, Shape], degree: int, factor: float) -> RequestClass:
+    """Deadline = arrival + sigma x factor (1.5) x end-to-end latency alone at ``degree``."""
     label, model, media, shape = kind
     latency = _STEPS * table.step_us(model, shape, degree=degree)
     latency += sum(table.stage_us(model, s, shape) for s in (Stage.ENCODE, Stage.DECODE))
-    return RequestClass(label, model, media, shape, _STEPS, round(1.5 * latency))
+    return RequestClass(label, model, media, shape, _STEPS, round(factor * latency))
 
 
 def _image_tflop(data: dict[str, Any], tokens: int) -> float:

@@ -19,8 +19,8 @@ from genserve.planners.admission import Admission
 from genserve.planners.interface import Parameter
 from genserve.planners.registry import build_planner
 from genserve.simulate.avoidable import Avoidable, avoidable_refusals
-from genserve.simulate.bound import clairvoyant, upper_bound
-from genserve.simulate.calibration import load_calibration
+from genserve.simulate.bound import Bound, clairvoyant, upper_bound
+from genserve.simulate.calibration import Calibration, load_calibration
 from genserve.simulate.score import Score, Scorer, score
 from genserve.simulate.simulation import Scenario, simulate
 from genserve.simulate.truth import NO_ERRORS, Errors, true_costs
@@ -140,11 +140,16 @@ def _open(entrant: Entrant) -> Entrant:
 
 def bound_one(setting: Setting, seed: int) -> tuple[float, float]:
     """The proven upper bound and the best schedule found, as shares of the requests of one seed."""
-    scenario = build_scenario(setting, seed)
-    largest = 1 << (min(setting.gpus, setting.gpus_per_node).bit_length() - 1)
-    bound = upper_bound(scenario.requests, scenario.costs, gpus=setting.gpus, largest=largest)
+    scenario, bound = prove_one(setting, seed)
     count = max(1, len(scenario.requests))
     return bound.on_time / count, clairvoyant(scenario, bound) / count
+
+
+def prove_one(setting: Setting, seed: int) -> tuple[Scenario, Bound]:
+    """The scenario of one seed and the proven bound of it."""
+    scenario = build_scenario(setting, seed)
+    largest = 1 << (min(setting.gpus, setting.gpus_per_node).bit_length() - 1)
+    return scenario, upper_bound(scenario.requests, scenario.costs, gpus=setting.gpus, largest=largest)
 
 
 def compare(
@@ -208,9 +213,16 @@ def describe(setting: Setting, entrants: Sequence[Entrant]) -> dict[str, Any]:
     prices = setting.switch_s
     built: dict[str, Any] = msgspec.to_builtins(setting)
     built["calibration"] = {"name": calibration.name, "note": calibration.note}
+    built["largest_class"] = _largest_class(calibration)
     built["prices"] = asdict(calibration.costs.prices) if prices is None else {"switch_and_resume_s": prices}
     built["planners"] = {e.label: dict(build_planner(e.name, e.parameters).parameters()) for e in entrants}
     return built
+
+
+def _largest_class(calibration: Calibration) -> str:
+    """The class with the most work: where a planner that starves somebody shows first."""
+    table = calibration.table
+    return max(calibration.classes, key=lambda c: c.steps * table.step_us(c.model, c.shape)).label
 
 
 # ── summaries ────────────────────────────────────────────────────────────────────────────────────────────
@@ -237,6 +249,7 @@ def summarise(scores: Sequence[Score], *, against: Sequence[Score]) -> dict[str,
         "image": shares.pop("image", None),
         "video": shares.pop("video", None),
         "classes": shares,
+        "served": {g: fmean(s.served[g] for s in scores if g in s.served) for g in groups},
         "gain_of_first": mean_ci(gains),
         "latency_s": {g: _mean_maps([s.latency_s.get(g, {}) for s in scores]) for g in groups},
         "heavy_share": mean_ci([s.heavy_share for s in scores]),

@@ -121,9 +121,14 @@ class Scorer:
 
 
 class Score(Struct, frozen=True):
-    """One run in numbers. Latencies are seconds over requests that finished, by group: all, image, video, labels."""
+    """One run in numbers. Latencies are seconds over requests that finished, by group: all, image, video, labels.
+
+    ``served`` is the share of a group that was finished when the last request arrived: what is starved is finished
+    only when nobody comes any more, so starving shows here.
+    """
 
     attainment: dict[str, float]
+    served: dict[str, float]
     completed: float
     latency_s: dict[str, dict[str, float]]
     worst_lateness: float
@@ -143,9 +148,11 @@ def score(scorer: Scorer, *, gpus: int, decision_us: Sequence[int]) -> Score:
     outcomes = scorer.outcomes
     groups = grouped(outcomes)
     count = max(1, len(outcomes))
+    last_us = max((o.arrival_us for o in outcomes), default=0)
     span_us = max((o.finished_us for o in outcomes), default=0) - min((o.arrival_us for o in outcomes), default=0)
     return Score(
         attainment={g: share_met(of) for g, of in groups.items()},
+        served={g: sum(0 < o.finished_us <= last_us for o in of) / max(1, len(of)) for g, of in groups.items()},
         completed=sum(o.finished_us > 0 for o in outcomes) / count,
         latency_s={g: _latencies(of) for g, of in groups.items()},
         worst_lateness=max((o.lateness for o in outcomes), default=0.0),
