@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo serve test test-fast chaos bench check format clean
+.PHONY: demo serve test test-fast chaos bench gpu check format clean
 
 demo: $(READY)  ## a server, a mixed load with deadlines, the results, and a replay of every decision
 	rm -rf var/demo
@@ -25,6 +25,9 @@ chaos: $(READY)  ## soak and crash runs; SEED=n repeats one
 
 bench: $(READY)  ## every benchmark, as ratios in one run
 	$(BIN)/python -m benchmarks
+
+gpu: $(READY)  ## full-size models with random weights on this GPU, into var/gpu; MODEL=name for one
+	$(BIN)/python -m benchmarks.bench_gpu $(if $(MODEL),--model $(MODEL))
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -46,6 +46,10 @@ class Meter:
         self._world = World(self._me, roster, store_port=port, device=self._device, timeout_s=120.0)
         self._world.form()
 
+    def hold(self, model: DiffusionModel) -> None:
+        """Time this model under its name, instead of one from the models directory."""
+        self._models[model.entry.name] = model, build_parallel(model.pipeline)
+
     def time(self, task: Task, members: tuple[str, ...], repeats: int) -> tuple[int, ...]:
         """The task's times; in a group every member measures, and all see the same. Empty where it cannot be done."""
         model, _ = self._load(task.model)

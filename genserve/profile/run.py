@@ -108,11 +108,11 @@ def _dearest(prices: Prices, measured: dict[str, int]) -> Prices:
     return Prices(**{**known, **{key: max(us, known.get(key, 0)) for key, us in measured.items()}})
 
 
-def device_name() -> str:
-    """The accelerator's name, or the processor's with its number of cores."""
+def device_name(place: str = "cuda") -> str:
+    """The accelerator's name, or the processor's with its number of cores where there is none or it was not used."""
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.device(place).type == "cuda":
         return torch.cuda.get_device_name(0)
     return f"{_processor()}, {os.cpu_count()} cores"
 
