@@ -306,6 +306,15 @@ class Fleet:
         if job.stage is Stage.DENOISE and job.segment_id in sample.jobs:
             self._report_to(job, min(job.to_step, job.boundary_after(self.now_us) - 1))
         self._pause_one(job, request_id)
+        if job.segment_id in self._jobs and job.stage is Stage.DENOISE and job.reported < job.to_step:
+            self._shrink(job)
+
+    def _shrink(self, job: Job) -> None:
+        """From this boundary on the steps of a batch are those of a smaller one."""
+        first = self._samples[job.members[0]].spec
+        job.period_us = self._truth.step_us(first, degree=len(job.workers), batch=len(job.members))
+        job.from_step, job.began_us = job.reported, self.now_us
+        self._plan_reports(job)
 
     def _load(self, load: Load) -> None:
         price = self._truth.prices.load_us
