@@ -18,7 +18,7 @@ from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
 from genserve.domain.plan import Accept, Cancel, Defer, Start, Yield
 from genserve.domain.request import Checkpoint, Stage, Status
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raised whenever folding an old log gives another state: snapshots of other versions are not used."""
 
 
@@ -219,10 +219,35 @@ def _drop_worker(draft: Draft, worker_id: str) -> None:
         segment = draft.segments.get(segment_id)
         for request_id in segment.request_ids if segment else ():
             request = draft.requests[request_id]
-            next_attempt(draft, request, failures=int(request.status is Status.RUNNING))
+            kept = _segments_elsewhere(draft, request, segment_id, worker_id)
+            if kept:
+                _cut_short(draft, request, kept)
+            else:
+                next_attempt(draft, request, failures=int(request.status is Status.RUNNING))
     for request in tuple(draft.requests.values()):
-        if request.home == worker_id and request.status is not Status.FINISHING:
+        if request.home == worker_id and request.status is not Status.FINISHING and not _is_decoded(draft, request):
             next_attempt(draft, request, failures=0)
+
+
+def _is_decoded(draft: Draft, request: Request) -> bool:
+    """Whether its latents have moved on to the worker that decodes them now."""
+    segments = (draft.segments[s] for s in request.segments)
+    return any(s.is_running and s.stage is Stage.DECODE for s in segments)
+
+
+def _segments_elsewhere(draft: Draft, request: Request, segment_id: str, worker_id: str) -> tuple[str, ...]:
+    """What comes before a lost encode or decode and runs on other workers: that goes on."""
+    before = request.segments[: request.segments.index(segment_id)]
+    if draft.segments[segment_id].stage is Stage.DENOISE:
+        return ()
+    return () if any(worker_id in draft.segments[s].workers for s in before) else before
+
+
+def _cut_short(draft: Draft, request: Request, kept: tuple[str, ...]) -> None:
+    """Void the segments behind those that are kept; whoever is then idle is planned again."""
+    for later in request.segments[len(kept) :]:
+        leave(draft, later, request.request_id)
+    draft.requests[request.request_id] = replace(request, segments=kept)
 
 
 def _stage_loaded(draft: Draft, event: e.StageLoaded, recorded: e.Recorded) -> None:
@@ -329,9 +354,7 @@ def _action_refused(draft: Draft, event: e.ActionRefused, recorded: e.Recorded) 
         if not kept:
             next_attempt(draft, request, failures=1)
             continue
-        for later in request.segments[len(kept) :]:
-            leave(draft, later, request_id)
-        draft.requests[request_id] = replace(request, segments=kept, failures=request.failures + 1)
+        _cut_short(draft, replace(request, failures=request.failures + 1), kept)
 
 
 _HANDLERS: dict[type[e.Event], Callable[[Draft, Any, e.Recorded], None]] = {

@@ -65,6 +65,7 @@ class _Segment(Struct, frozen=True):
 
     members: tuple[str, ...]
     workers: tuple[str, ...]
+    stage: Stage = Stage.DENOISE
 
 
 class LawBook:
@@ -224,7 +225,7 @@ class LawBook:
         for request_id in members:
             life = self._life(request_id)
             life.segments[name] = _Standing.INSIDE
-        self._segments[name] = _Segment(members, start.workers)
+        self._segments[name] = _Segment(members, start.workers, start.stage)
 
     def _joined(self, recorded: e.Recorded, event: e.WorkerJoined) -> None:
         if event.incarnation > self._incarnations.get(event.worker_id, -1):
@@ -236,15 +237,25 @@ class LawBook:
             self._lose(event.worker_id)
 
     def _lose(self, worker_id: str) -> None:
-        """Whoever is in a segment of this worker starts over; whoever has left it may yet be heard of."""
+        """Whoever is in a segment of this worker starts over; whoever has left it may yet be heard of.
+
+        An encode or decode that is lost behind segments of other workers takes only what comes after it with it.
+        """
         for name, segment in tuple(self._segments.items()):
             for request_id in segment.members if worker_id in segment.workers else ():
                 life = self._live.get(request_id)
                 if life is not None and life.segments[name] is _Standing.INSIDE:
-                    self._start_over(request_id)
+                    kept = self._elsewhere(request_id, name, worker_id)
+                    self._leave(request_id, [s for s in life.segments if s not in kept], _Standing.VOID)
                 elif life is not None:
                     life.segments[name] = _Standing.VOID
         self._free(self._running.get(worker_id, ""))
+
+    def _elsewhere(self, request_id: str, name: str, worker_id: str) -> list[str]:
+        inside = self._inside(request_id)
+        before = inside[: inside.index(name)]
+        is_tied = any(worker_id in self._segments[s].workers for s in before)
+        return [] if is_tied or self._segments[name].stage is Stage.DENOISE else before
 
     def _refused(self, recorded: e.Recorded, event: e.ActionRefused) -> None:
         """What comes before the refused segment goes on; with nothing before it the request starts over."""

@@ -11,6 +11,7 @@ from itertools import groupby
 from msgspec import Struct
 
 from genserve.domain.cluster import ClusterState, Request, Segment, Worker
+from genserve.domain.placement import denoisers, holders, is_free
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.domain.request import Stage
 
@@ -38,23 +39,30 @@ def assign(state: ClusterState, wishes: Sequence[Wish], *, preemptive: bool) -> 
 def chain(
     requests: Sequence[Request], workers: tuple[str, ...], *, ids: SegmentIds, after: str, reason: str
 ) -> list[Start]:
-    """The segments that finish a batch from where it stands: encode and decode on the leader, denoise on the group."""
+    """The segments that finish a batch from where it stands: denoise on the group, encode and decode on its leader.
+
+    Where the leader doesn't hold those stages, and somebody who does is not denoising, they run there. What doesn't
+    run on the group need not wait for ``after``.
+    """
     first = requests[0]
     names = tuple(r.request_id for r in requests)
     stages = {Stage.ENCODE: (Stage.ENCODE, Stage.DENOISE, Stage.DECODE), Stage.DENOISE: (Stage.DENOISE, Stage.DECODE)}
     starts: list[Start] = []
+    ids.stages.take(workers)
     for stage in stages.get(first.stage, (Stage.DECODE,)):
         is_denoise = stage is Stage.DENOISE
+        group = workers if is_denoise else (ids.stages.choose(first.spec.model, stage, workers[0]),)
+        is_apart = stage is Stage.ENCODE and group[0] not in workers
         start = Start(
             ids.take(),
             names,
             first.spec.model,
             stage,
-            workers if is_denoise else workers[:1],
+            group,
             reason,
             first.step if is_denoise else 0,
             first.spec.steps if is_denoise else 0,
-            after,
+            "" if is_apart else after,
         )
         starts.append(start)
         after = start.segment_id
@@ -62,15 +70,46 @@ def chain(
 
 
 class SegmentIds:
-    """Deterministic, unique ids for the segments of one decision."""
+    """Deterministic, unique ids for the segments of one decision, and who runs their encodes and decodes."""
 
     def __init__(self, state: ClusterState) -> None:
+        self.stages = StageWorkers(state)
         self._prefix = f"s{state.position}"
         self._count = 0
 
     def take(self) -> str:
         self._count += 1
         return f"{self._prefix}-{self._count}"
+
+
+class StageWorkers:
+    """Workers for encodes and decodes of one decision: the group's leader if it can, else the least busy who can."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._chosen: dict[str, int] = {}
+        self._taken: set[str] = set()
+
+    def take(self, group: tuple[str, ...]) -> None:
+        """Those denoise from now on."""
+        self._taken.update(group)
+
+    def choose(self, model: str, stage: Stage, leader: str) -> str:
+        able = holders(self._state, model, stage)
+        if leader in able:
+            return leader
+        fits = [self._state.workers[w] for w in able if not self._denoises(w)]
+        if not fits:
+            return leader
+        node = self._state.workers[leader].node
+        best = min(fits, key=lambda w: (len(w.queue) + self._chosen.get(w.worker_id, 0), w.node != node, w.worker_id))
+        self._chosen[best.worker_id] = self._chosen.get(best.worker_id, 0) + 1
+        return best.worker_id
+
+    def _denoises(self, worker_id: str) -> bool:
+        """A short stage would wait for a long one there; loading it beside the denoiser takes less."""
+        queue = (self._state.segments[s] for s in self._state.workers[worker_id].queue)
+        return worker_id in self._taken or any(segment.stage is Stage.DENOISE for segment in queue)
 
 
 class _Assignment:
@@ -80,8 +119,9 @@ class _Assignment:
         self.preemptive = preemptive
         self.ids = SegmentIds(state)
         self.actions: list[AnyAction] = []
-        self.workers = sorted(state.workers.values(), key=_by_id)
-        self.free = {w.worker_id: "" for w in self.workers if not w.queue}
+        able = denoisers(state)
+        self.workers = sorted((w for w in state.workers.values() if w.worker_id in able), key=_by_id)
+        self.free = {w.worker_id: "" for w in self.workers if is_free(state, w)}
         self.soon = dict(self._ending())
 
     def plan(self) -> Plan:
@@ -100,7 +140,7 @@ class _Assignment:
 
     def _choose(self, wishes: Sequence[Wish]) -> set[tuple[str, ...]]:
         """The batches that get GPUs if all that may be interrupted could be rearranged at once."""
-        budget = len(self.state.workers)
+        budget = len(self.workers)
         if not self.preemptive:
             budget = len(self.free) + len(self.soon)
         chosen = set()
@@ -136,7 +176,7 @@ class _Assignment:
         """Workers that come free without anyone's doing, and the segment they wait for."""
         segments = self.state.segments
         for worker in self.workers:
-            head = segments[worker.queue[0]] if worker.queue else None
+            head = segments[worker.queue[0]] if worker.queue and worker.worker_id not in self.free else None
             if head is not None and (head.yielding or (head.stage is Stage.DECODE and head.is_running)):
                 members = set(head.request_ids)
                 if all(members.issuperset(segments[s].request_ids) for s in worker.queue[1:]):
@@ -144,7 +184,7 @@ class _Assignment:
 
     def _try_start(self, wish: Wish) -> bool:
         requests = [self.state.requests[r] for r in wish.request_ids]
-        group = self._find_group(wish.degree, requests[0].home)
+        group = self._find_group(wish.degree, requests[0])
         if group is None:
             return False
         before = [self.free.pop(w, "") or self.soon.pop(w, "") for w in group]
@@ -152,9 +192,11 @@ class _Assignment:
         self.actions.extend(chain(requests, group, ids=self.ids, after=after, reason=wish.reason))
         return True
 
-    def _find_group(self, degree: int, home: str) -> tuple[str, ...] | None:
+    def _find_group(self, degree: int, request: Request) -> tuple[str, ...] | None:
         """Workers for a start: on the home of its latents if possible, on idle GPUs rather than on busy ones."""
-        for pool in (self.free, {**self.free, **self.soon}):
+        home, able = request.home, holders(self.state, request.spec.model, Stage.DENOISE)
+        for every in (self.free, {**self.free, **self.soon}):
+            pool = {w: s for w, s in every.items() if w in able}
             if degree == 1 and home in pool:
                 return (home,)
             group = self._find_aligned(pool, degree)

@@ -21,6 +21,7 @@ from msgspec import Struct
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState, Request
 from genserve.domain.costs import CostTable
+from genserve.domain.placement import is_free
 from genserve.domain.plan import AnyAction, Defer, Plan, Waiting
 from genserve.domain.request import Shape, Stage, Status
 from genserve.planners.assign import SegmentIds, chain
@@ -132,7 +133,9 @@ class _Batches:
         self.allocation = allocation
         self.ids = SegmentIds(state)
         self.heavy_model = memory.heavy
-        self.free = [w.worker_id for w in sorted(state.workers.values(), key=lambda w: w.worker_id) if not w.queue]
+        self.free = [
+            w.worker_id for w in sorted(state.workers.values(), key=lambda w: w.worker_id) if is_free(state, w)
+        ]
 
     def starts(self) -> list[AnyAction]:
         waiting = [r for r in self.state.requests.values() if r.is_idle and r.status is not Status.FINISHING]

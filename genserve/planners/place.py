@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from genserve.domain.placement import holders, is_placed
+from genserve.domain.request import Stage
 from genserve.planners.view import View
 
 
@@ -19,6 +21,7 @@ class Places:
         self._nodes = view.nodes
         self._node_of = view.node_of
         self._aligned_only = aligned_only
+        self._state = view.state
         self.free: dict[str, list[str]] = {node: list(ids) for node, ids in view.free.items()}
         self.count = view.free_count
 
@@ -33,15 +36,17 @@ class Places:
         most = max((len(w) for w in self.free.values()), default=0)
         return 1 << (most.bit_length() - 1) if most else 0
 
-    def try_take(self, degree: int, *, home: str = "", node: str = "") -> tuple[str, ...] | None:
+    def try_take(self, degree: int, *, home: str = "", node: str = "", model: str = "") -> tuple[str, ...] | None:
         """A group of ``degree`` led by ``home`` where it is free; else in its node; else in the fullest node that fits.
 
-        ``node`` restricts the search. None when no node has the room.
+        ``node`` restricts the search, and ``model`` to workers that hold its denoiser, if any does. None when no node
+        has the room.
         """
         own = node or self.node_of(home)
-        fits = [n for n, w in self.free.items() if len(w) >= degree and (not node or n == node)]
+        able = self._able(model)
+        fits = [n for n, w in able.items() if len(w) >= degree and (not node or n == node)]
         for name in sorted(fits, key=lambda n: (n != own, len(self.free[n]), n)):
-            group = self._choose(name, degree, home)
+            group = self._choose(able[name], self._nodes[name], degree, home)
             if group is not None:
                 self._remove(name, group)
                 return group
@@ -63,9 +68,14 @@ class Places:
         self.free[node] = [w for w in self.free[node] if w not in group]
         self.count -= len(group)
 
-    def _choose(self, node: str, degree: int, home: str) -> tuple[str, ...] | None:
-        free = set(self.free[node])
-        members = self._nodes[node]
+    def _able(self, model: str) -> dict[str, list[str]]:
+        if not model or not is_placed(self._state):
+            return self.free
+        able = holders(self._state, model, Stage.DENOISE)
+        return {node: [w for w in free if w in able] for node, free in self.free.items()}
+
+    def _choose(self, usable: list[str], members: list[str], degree: int, home: str) -> tuple[str, ...] | None:
+        free = set(usable)
         if degree == 1 and home in free:
             return (home,)
         blocks = (tuple(members[i : i + degree]) for i in range(0, len(members) - degree + 1, degree))
@@ -75,7 +85,7 @@ class Places:
         elif self._aligned_only:
             return None
         else:
-            order = sorted(self.free[node], key=lambda w: (w != home, w))
+            order = sorted(usable, key=lambda w: (w != home, w))
             block = tuple(order[:degree])
         return block if home not in block else (home, *(w for w in block if w != home))
 

@@ -173,10 +173,10 @@ class Realisation:
         return short
 
     def _start(self, task: Task, degree: int, reason: str, *, node: str) -> None:
-        group = self.places.try_take(degree, home=task.request.home, node=node)
+        group = self.places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         while group is None and degree > 1:
             degree = _useful(task, degree // 2)
-            group = self.places.try_take(degree, home=task.request.home, node=node)
+            group = self.places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         if group is not None:
             together = f"{reason}, a batch of {task.size}" if task.members else reason
             self.actions.extend(chain(task.requests, group, ids=self.ids, after="", reason=together))

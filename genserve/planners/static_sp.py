@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from genserve.domain.cluster import ClusterState, Request
+from genserve.domain.placement import denoisers, is_free
 from genserve.domain.plan import Plan, Waiting
 from genserve.domain.request import Media, RequestSpec, Status
 from genserve.planners.assign import Wish, assign
@@ -41,7 +42,7 @@ class StaticSp(Policy, frozen=True):
         waiting = [r for r in state.requests.values() if r.is_idle and r.status is not Status.FINISHING]
         waiting.sort(key=lambda r: (-r.spec.priority, r.submitted_us, r.request_id))
         wishes = []
-        free = sum(not w.queue for w in state.workers.values())
+        free = sum(is_free(state, state.workers[w]) for w in denoisers(state))
         blocked: list[Waiting] = []
         for request in waiting:
             degree = min(self.degree_of(state, request), largest)

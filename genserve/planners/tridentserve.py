@@ -139,7 +139,7 @@ def _starts(view: View, waiting: list[Task], picks: list[tuple[str, int, str]]) 
     actions: list[AnyAction] = []
     for request_id, degree, node in sorted(picks, key=lambda p: (-p[1], p[0])):
         task = tasks[request_id]
-        group = places.try_take(degree, home=task.request.home, node=node)
+        group = places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         if group is not None:
             reason = f"knapsack of {node}: degree {degree}"
             actions.extend(chain((task.request,), group, ids=ids, after="", reason=reason))

@@ -6,6 +6,7 @@ Checked before a plan is recorded, live and in simulation, so that an illegal on
 from __future__ import annotations
 
 from genserve.domain.cluster import ClusterState, Request
+from genserve.domain.placement import is_placed
 from genserve.domain.plan import Accept, Cancel, Defer, Load, Plan, Start, Unload, Yield
 from genserve.domain.request import Stage, Status
 
@@ -27,7 +28,7 @@ def find_faults(state: ClusterState, plan: Plan) -> list[str]:
         elif isinstance(action, Accept | Defer):
             check.answered(action)
         elif isinstance(action, Load | Unload):
-            check.known_worker(action.worker_id)
+            check.residency(action)
     return check.faults
 
 
@@ -66,6 +67,18 @@ class _Check:
             return False
         return True
 
+    def residency(self, action: Load | Unload) -> None:
+        if not self.known_worker(action.worker_id):
+            return
+        worker, key = self.state.workers[action.worker_id], (action.model, action.stage)
+        if isinstance(action, Load) == (key in worker.resident):
+            holds = "holds it already" if isinstance(action, Load) else "does not hold it"
+            self.fault(f"{action.model}/{action.stage}: {action.worker_id} {holds}")
+        if isinstance(action, Unload):
+            queued = [self.state.segments[s] for s in worker.queue]
+            if any((s.model, s.stage) == key for s in queued):
+                self.fault(f"{action.model}/{action.stage} leaves {action.worker_id}, whose queue needs it")
+
     def yields(self, action: Yield) -> None:
         segment = self.state.segments.get(action.segment_id)
         if segment is None:
@@ -98,9 +111,14 @@ class _Check:
             self.fault(f"{name}: the group {start.workers} crosses nodes")
         for worker_id in known:
             queue = self.queues[worker_id]
-            if queue and not start.after:
+            if queue and not start.after and not self._may_queue(worker_id):
                 self.fault(f"{name}: {worker_id} is busy with {queue[-1]}")
             queue.append(start.segment_id)
+
+    def _may_queue(self, worker_id: str) -> bool:
+        """Where stages have places of their own, others may line up behind encodes and decodes, which are short."""
+        found = (self.state.segments.get(s) or self.started[s] for s in self.queues[worker_id])
+        return is_placed(self.state) and all(segment.stage is not Stage.DENOISE for segment in found)
 
     def _check_after(self, name: str, start: Start) -> None:
         if start.after and start.after not in self.state.segments and start.after not in self.started:

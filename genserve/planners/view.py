@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from genserve.domain.cluster import ClusterState, Request, Segment, Worker
 from genserve.domain.costs import CostTable
+from genserve.domain.placement import denoisers, is_free
 from genserve.domain.request import Media, Shape, Stage, Status
 
 
@@ -136,12 +137,15 @@ class View:
         self.nodes: dict[str, list[str]] = {}
         self.node_of: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
+        self.able = denoisers(state)
         for worker in sorted(state.workers.values(), key=_by_place):
-            self.nodes.setdefault(worker.node, []).append(worker.worker_id)
             self.node_of[worker.worker_id] = worker.node
-            if not worker.queue:
+            if worker.worker_id not in self.able:
+                continue
+            self.nodes.setdefault(worker.node, []).append(worker.worker_id)
+            if is_free(state, worker):
                 self.free.setdefault(worker.node, []).append(worker.worker_id)
-        self.gpus = len(state.workers)
+        self.gpus = len(self.able)
         self.largest = _power_of_two(max((len(m) for m in self.nodes.values()), default=1))
         self._paces: dict[tuple[str, Shape], float] = {}
         self._bound: list[float] = []
@@ -218,11 +222,11 @@ class View:
         return self.state.costs.step_us(spec.model, spec.shape, degree=segment.degree, batch=batch) * task.pace
 
     def _bind(self, task: Task, live: list[Segment]) -> None:
-        """In encode or decode, or queued behind something: left alone. Its GPUs count as taken."""
+        """In encode or decode, or queued behind something: left alone. Its GPUs, if they are any, count as taken."""
         task.is_bound = True
         denoise = next((s for s in live if s.stage is Stage.DENOISE), None)
         task.degree = denoise.degree if denoise is not None else 1
-        if denoise is None:
+        if denoise is None and live[0].leader in self.able:
             began = live[0].started_us or self.now_us
             left = max(0.0, task.decode_us - max(0.0, self.now_us - began))
             self._bound.append(left)

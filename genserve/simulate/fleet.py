@@ -11,6 +11,7 @@ from functools import partial
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState, Segment
 from genserve.domain.ids import request_stream, worker_stream
+from genserve.domain.placement import missing
 from genserve.domain.plan import Accept, Cancel, Defer, Load, Start, Unload, Yield
 from genserve.domain.request import Stage, Status
 from genserve.simulate.agenda import Agenda
@@ -34,6 +35,7 @@ class Fleet:
         self._queues: dict[str, list[str]] = {}
         self._followers: dict[str, list[str]] = {}
         self._samples: dict[str, Sample] = {}
+        self._errands = 0
 
     # ── what the driver tells it ─────────────────────────────────────────────────────────────────────────
 
@@ -68,6 +70,10 @@ class Fleet:
         for request_id in stale:
             self._leave_all(request_id)
             del self._samples[request_id]
+        for request_id in self._samples:
+            self._leave_void(request_id)
+        for job in [j for j in self._jobs.values() if not j.members and j.workers[0] in gone]:
+            del self._jobs[job.segment_id]
         self._is_settling = False
         self._start_ready(tuple(self._jobs))
 
@@ -90,10 +96,8 @@ class Fleet:
                 self._complete(action.request_id, self._samples[action.request_id])
             elif isinstance(action, Defer):
                 del self._samples[action.request_id]
-            elif isinstance(action, Load):
-                self._load(action)
-            elif isinstance(action, Unload):
-                self._say_worker(action.worker_id, e.StageUnloaded(action.worker_id, action.model, action.stage))
+            elif isinstance(action, Load | Unload):
+                fresh.append(self._enqueue(self._errand(action)).segment_id)
         if heard_us > self.now_us and fresh:
             self._agenda.put(heard_us, partial(self._start_ready, tuple(fresh)))
         else:
@@ -124,10 +128,24 @@ class Fleet:
             job = self._jobs.get(segment_id)
             if job is None or job.is_running or job.after in self._jobs or job.ready_us > self.now_us:
                 continue
-            if all(self._queues[w][0] == segment_id for w in job.workers):
+            if all(self._is_next(job, worker_id) for worker_id in job.workers):
                 self._start(job)
 
+    def _is_next(self, job: Job, worker_id: str) -> bool:
+        """Nobody runs there, and whoever is ahead waits for another worker; groups don't pass groups."""
+        queue = [self._jobs[segment_id] for segment_id in self._queues[worker_id]]
+        if queue[0] is job:
+            return not any(other.is_running for other in queue)
+        ahead = queue[: queue.index(job)]
+        is_passable = all(
+            other.after in self._jobs and not (len(other.workers) > 1 and len(job.workers) > 1) for other in ahead
+        )
+        return is_passable and not any(other.is_running for other in queue)
+
     def _start(self, job: Job) -> None:
+        if not job.members:
+            self._run_errand(job)
+            return
         samples = [self._samples[r] for r in job.members]
         first = samples[0]
         at_step = first.step if job.stage is Stage.DENOISE else 0
@@ -137,6 +155,23 @@ class Fleet:
             return
         job.is_running = True
         job.from_step = job.reported = at_step
+        lacking = missing(self.state, job.workers, job.model, job.stage)
+        if lacking:
+            job.began_us = self.now_us + self._truth.prices.load_us
+            self._agenda.put(job.began_us, partial(self._loaded, job, lacking))
+        else:
+            self._begin(job)
+
+    def _loaded(self, job: Job, lacking: tuple[str, ...]) -> None:
+        """The weights that were missing are there: the segment begins, unless it is void by now."""
+        if self._jobs.get(job.segment_id) is job:
+            for worker_id in lacking:
+                self._say_loaded(worker_id, job)
+            self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        samples = [self._samples[r] for r in job.members]
+        at_step = job.reported
         self._price(job, samples)
         batch = len(samples)
         for request_id, sample in zip(job.members, samples, strict=True):
@@ -244,6 +279,16 @@ class Fleet:
         self._say(request_id, e.RequestPaused(job.segment_id, sample.attempt, sample.step, sample.home))
         self._leave_all(request_id)
 
+    def _leave_void(self, request_id: str) -> None:
+        """Out of the segments that the log has voided while those before them go on."""
+        sample = self._samples[request_id]
+        for segment_id in [s for s in sample.jobs if s not in self.state.segments]:
+            sample.jobs.remove(segment_id)
+            job = self._jobs[segment_id]
+            job.members.remove(request_id)
+            if not job.members:
+                self._remove(job)
+
     def _leave_all(self, request_id: str) -> None:
         """Out of its segments, queued ones too; the last member to leave frees the group."""
         sample = self._samples[request_id]
@@ -263,7 +308,7 @@ class Fleet:
             queue = self._queues.get(worker_id)
             if queue is not None:
                 queue.remove(job.segment_id)
-                next_up.extend(queue[:1])
+                next_up.extend(queue)
         self._start_ready(next_up)
 
     # ── revisions: they take effect at the next boundary ─────────────────────────────────────────────────
@@ -316,10 +361,38 @@ class Fleet:
         job.from_step, job.began_us = job.reported, self.now_us
         self._plan_reports(job)
 
-    def _load(self, load: Load) -> None:
-        price = self._truth.prices.load_us
-        fact = e.StageLoaded(load.worker_id, load.model, load.stage, price)
-        self._agenda.put(self.now_us + price, partial(self._say_worker, load.worker_id, fact))
+    # ── residency ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _errand(self, action: Load | Unload) -> Start:
+        """A load or an unload in its worker's queue, as a segment of nobody."""
+        self._errands += 1
+        kind = "load" if isinstance(action, Load) else "unload"
+        workers = (action.worker_id,)
+        return Start(f"{kind}-{self._errands}", (), action.model, action.stage, workers, action.reason)
+
+    def _run_errand(self, job: Job) -> None:
+        job.is_running = True
+        is_load = job.segment_id.startswith("load")
+        needed = is_load == bool(missing(self.state, job.workers, job.model, job.stage))
+        price = self._truth.prices.load_us if is_load and needed else 0
+        self._agenda.put(self.now_us + price, partial(self._end_errand, job, is_load=is_load, is_needed=needed))
+
+    def _end_errand(self, job: Job, *, is_load: bool, is_needed: bool) -> None:
+        if self._jobs.get(job.segment_id) is not job:
+            return
+        if is_needed and is_load:
+            self._say_loaded(job.workers[0], job)
+        elif is_needed:
+            fact = e.StageUnloaded(job.workers[0], job.model, job.stage, memory_bytes=self._memory_of(job))
+            self._say_worker(job.workers[0], fact)
+        self._remove(job)
+
+    def _say_loaded(self, worker_id: str, job: Job) -> None:
+        took_us = self._truth.prices.load_us
+        self._say_worker(worker_id, e.StageLoaded(worker_id, job.model, job.stage, took_us, self._memory_of(job)))
+
+    def _memory_of(self, job: Job) -> int:
+        return self._truth.costs.data.memory_bytes.get(f"{job.model}/{job.stage}", 0)
 
     # ── taking over a live cluster ───────────────────────────────────────────────────────────────────────
 

@@ -30,13 +30,14 @@ class Job:
     """
 
     __slots__ = (
-        "after", "began_us", "from_step", "is_running", "members", "paid_us", "period_us", "ready_us", "reported",
-        "segment_id", "stage", "stopping", "ticket", "to_step", "workers",
+        "after", "began_us", "from_step", "is_running", "members", "model", "paid_us", "period_us", "ready_us",
+        "reported", "segment_id", "stage", "stopping", "ticket", "to_step", "workers",
     )  # fmt: skip
 
     def __init__(self, start: Start | Segment) -> None:
         self.segment_id = start.segment_id
         self.members = list(start.request_ids)
+        self.model = start.model
         self.stage = start.stage
         self.workers = start.workers
         self.from_step = start.from_step

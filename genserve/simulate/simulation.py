@@ -17,12 +17,13 @@ from genserve.domain.cluster import ClusterState
 from genserve.domain.costs import CostTable
 from genserve.domain.ids import SCHEDULER_STREAM, request_stream, worker_stream
 from genserve.domain.laws import LawBook
-from genserve.domain.request import RequestSpec
+from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import InvariantBroken
 from genserve.planners.admission import Admission
 from genserve.planners.interface import Planner
 from genserve.scheduling.digest import no_digest
 from genserve.scheduling.loop import Loop
+from genserve.scheduling.placement import stages_of
 from genserve.simulate.agenda import Agenda
 from genserve.simulate.fleet import Fleet
 from genserve.simulate.truth import Errors, Truth
@@ -57,6 +58,8 @@ class Scenario(Struct, frozen=True):
     seed: int = 0
     progress_us: int = 0
     deferral: tuple[tuple[float, float], ...] = ()
+    placement: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """By worker or pattern, the stages it holds from the start, as in the settings; by default nothing is said."""
     admission: Admission | None = None
     """Without one everything is admitted."""
 
@@ -218,14 +221,22 @@ def _open(simulation: Simulation, scenario: Scenario) -> None:
     say(SCHEDULER_STREAM, e.CostsUpdated(scenario.costs.data))
     for index in range(scenario.gpus):
         worker_id = worker_name(index)
-        say(worker_stream(worker_id), e.WorkerJoined(worker_id, 1, f"node-{index // scenario.gpus_per_node:03}"))
+        node = f"node-{index // scenario.gpus_per_node:03}"
+        say(worker_stream(worker_id), e.WorkerJoined(worker_id, 1, node, resident=_resident(scenario, worker_id)))
     simulation.settle()
     for spec in sorted(scenario.requests, key=lambda r: (r.arrival_us, r.request_id)):
         simulation.agenda.put(spec.arrival_us, partial(_arrive, simulation, spec, scenario.admission))
     for at_us, request_id in scenario.cancels:
         simulation.agenda.put(at_us, partial(_cancel, simulation, request_id))
     for outage in scenario.outages:
-        _plan_outage(simulation, outage)
+        _plan_outage(simulation, outage, resident=_resident(scenario, outage.worker_id))
+
+
+def _resident(scenario: Scenario, worker_id: str) -> tuple[tuple[str, Stage], ...]:
+    if not scenario.placement:
+        return ()
+    models = {c.model for c in scenario.costs.data.stages} | {r.model for r in scenario.requests}
+    return stages_of(worker_id, dict(scenario.placement), models)
 
 
 def _arrive(simulation: Simulation, spec: RequestSpec, admission: Admission | None) -> None:
@@ -238,7 +249,7 @@ def _cancel(simulation: Simulation, request_id: str) -> None:
         simulation.say(request_stream(request_id), e.CancelRequested("simulated"))
 
 
-def _plan_outage(simulation: Simulation, outage: Outage) -> None:
+def _plan_outage(simulation: Simulation, outage: Outage, *, resident: tuple[tuple[str, Stage], ...]) -> None:
     worker_id = outage.worker_id
 
     def lose() -> None:
@@ -247,7 +258,7 @@ def _plan_outage(simulation: Simulation, outage: Outage) -> None:
             fact = e.WorkerLost(worker_id, worker.incarnation, "simulated outage")
             simulation.say(worker_stream(worker_id), fact)
             if outage.until_us:
-                back = e.WorkerJoined(worker_id, worker.incarnation + 1, worker.node)
+                back = e.WorkerJoined(worker_id, worker.incarnation + 1, worker.node, resident=resident)
                 at_us = max(outage.until_us, simulation.now_us + 1)
                 simulation.agenda.put(at_us, partial(simulation.say, worker_stream(worker_id), back))
 

@@ -1,0 +1,50 @@
+"""Which workers hold a stage's weights, and which are free for another segment; not who should hold or run what.
+
+Where no worker has said what it holds, nothing is known and nothing counts as missing.
+"""
+
+from __future__ import annotations
+
+from genserve.domain.cluster import ClusterState, Worker
+from genserve.domain.request import Stage
+
+
+def is_placed(state: ClusterState) -> bool:
+    """Whether the workers have said what they hold."""
+    return any(worker.resident for worker in state.workers.values())
+
+
+def missing(state: ClusterState, workers: tuple[str, ...], model: str, stage: Stage) -> tuple[str, ...]:
+    """Those of the workers that have to load the stage first."""
+    if not is_placed(state):
+        return ()
+    key = (model, stage)
+    return tuple(w for w in workers if w in state.workers and key not in state.workers[w].resident)
+
+
+def holders(state: ClusterState, model: str, stage: Stage) -> frozenset[str]:
+    """Workers that can run the stage without loading it; all of them where none can."""
+    key = (model, stage)
+    found = frozenset(w.worker_id for w in state.workers.values() if key in w.resident)
+    return found or frozenset(state.workers)
+
+
+def denoisers(state: ClusterState) -> frozenset[str]:
+    """Workers that hold some model's denoiser; all of them where none does. Only these count as GPUs to plan with."""
+    found = frozenset(
+        w.worker_id for w in state.workers.values() if any(stage is Stage.DENOISE for _, stage in w.resident)
+    )
+    return found or frozenset(state.workers)
+
+
+def is_free(state: ClusterState, worker: Worker) -> bool:
+    """Whether a denoising segment would start at once: all that is queued are encodes and decodes of requests whose
+    stage before that still runs elsewhere.
+    """
+    return not worker.queue or all(_waits_elsewhere(state, worker, segment_id) for segment_id in worker.queue)
+
+
+def _waits_elsewhere(state: ClusterState, worker: Worker, segment_id: str) -> bool:
+    segment = state.segments[segment_id]
+    before = state.segments.get(segment.after)
+    return segment.stage is not Stage.DENOISE and before is not None and worker.worker_id not in before.workers
