@@ -22,8 +22,12 @@ class RayRuntime:
     """Finds and makes actors in our namespace.
 
     Guarantee: an actor that dies is started again by Ray, empty. Calls to it fail with UnreachableError and are not
-    repeated: whoever calls knows whether repeating is safe.
+    repeated: whoever calls knows whether repeating is safe. An address that was found is kept, because looking it up is
+    a round trip to Ray's directory.
     """
+
+    def __init__(self) -> None:
+        self._found: dict[str, RayRef] = {}
 
     async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
         handle: Any = (
@@ -44,9 +48,10 @@ class RayRuntime:
         return RayRef(name, handle)
 
     def find(self, name: str) -> Ref:
-        return RayRef(name)
+        return self._found.setdefault(name, RayRef(name))
 
     async def kill(self, name: str) -> None:
+        self._found.pop(name, None)
         try:
             handle = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
         except ValueError:
