@@ -20,6 +20,7 @@ DAMPING_US = 10_000_000
 
 AGED = "aged"
 BOUGHT = "ageing credit buys it"
+AHEAD = "ahead of its turn"
 
 
 class ClassKey(NamedTuple):
@@ -45,6 +46,8 @@ class Memory(Struct, frozen=True):
     earned_for_us: int = 0
     since_us: int = 0
     spent_us: int = 0
+    passed_us: int = 0
+    """Of that, by those who passed the head since one was last bought in its turn."""
 
     def queued_for(self, now_us: float) -> float:
         """How long credit has been accruing."""
@@ -74,15 +77,18 @@ def _arrived(memory: Memory, event: e.RequestSubmitted, now_us: int) -> Memory:
 
 
 def _told(memory: Memory, event: e.PlanDecided, now_us: int) -> Memory:
-    aged, bought, spent_us = set(memory.aged), set(memory.bought), memory.spent_us
+    aged, bought, spent_us, passed_us = set(memory.aged), set(memory.bought), memory.spent_us, memory.passed_us
     for waiting in event.waiting:
         if waiting.reason.startswith(BOUGHT):
-            spent_us += int(waiting.reason.split()[-2])
+            price = int(waiting.reason.split()[-2])
+            spent_us += price
+            passed_us = passed_us + price if AHEAD in waiting.reason else 0
             bought.add(waiting.request_id)
             aged.discard(waiting.request_id)
         elif waiting.reason.startswith(AGED):
             aged.add(waiting.request_id)
-    return _settled(memory, frozenset(aged), frozenset(bought), spent_us, now_us)
+    memory = _settled(memory, frozenset(aged), frozenset(bought), spent_us, now_us)
+    return memory if memory.passed_us == passed_us else replace(memory, passed_us=passed_us)
 
 
 def _left(memory: Memory, request_id: str, now_us: int) -> Memory:

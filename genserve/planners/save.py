@@ -15,13 +15,15 @@ from genserve.domain.events import Recorded
 from genserve.domain.plan import Plan, Waiting
 from genserve.planners.batching import may_share, share_steps
 from genserve.planners.interface import Policy
-from genserve.planners.memory import AGED, BOUGHT, Arrivals, Memory, forecast_classes, remember
+from genserve.planners.memory import AGED, AHEAD, BOUGHT, Arrivals, Memory, forecast_classes, remember
 from genserve.planners.need import MARGIN_US, find_need
 from genserve.planners.realise import Style, Target, plan_for
 from genserve.planners.view import Task, View, by_key
 
 AGE_FACTOR = 6
 CREDIT_CAP_S = 30
+"""Unspent credit is worth so many seconds of the pool at most, or the head of the queue if that costs more. Small ones
+may pass the head until they have spent its price, or a stream of them would take all credit for ever."""
 
 
 class Save(Policy, frozen=True):
@@ -190,19 +192,24 @@ class _Decision:
         queue.sort(key=lambda t: (t.arrival_us + AGE_FACTOR * t.alone_us, t.request_id))
         if not queue:
             return bought
-        cap = CREDIT_CAP_S * 1_000_000 * self.view.gpus
-        earned = self.parts.phi * self.view.gpus * self.memory.queued_for(self.view.now_us)
-        credit = min(cap, earned) - self.memory.spent_us
-        head_us = self._price(queue[0])
+        head, passed_us = queue[0], float(self.memory.passed_us)
+        head_us = self._price(head)
+        credit = min(self._unspent_us(), max(head_us, CREDIT_CAP_S * 1_000_000 * self.view.gpus))
         for task in queue:
             price = self._price(task)
-            if price <= credit and (task is queue[0] or price <= head_us / 10):
+            passes = task is not head and price <= head_us / 10 and passed_us + price <= head_us
+            if price <= credit and (task is head or passes):
                 credit -= price
+                passed_us += price * passes
                 bought.append(task)
-                self.told.append(Waiting(task.request_id, f"{BOUGHT} for {round(price)} GPU-us"))
+                how = f"{BOUGHT} {AHEAD}" if passes else BOUGHT
+                self.told.append(Waiting(task.request_id, f"{how} for {round(price)} GPU-us"))
             elif task.is_idle:
                 self.told.append(Waiting(task.request_id, f"{AGED}: waits for credit"))
         return bought
+
+    def _unspent_us(self) -> float:
+        return self.parts.phi * self.view.gpus * self.memory.queued_for(self.view.now_us) - self.memory.spent_us
 
     def _is_old(self, task: Task) -> bool:
         return self.view.now_us - task.arrival_us > AGE_FACTOR * task.alone_us

@@ -76,3 +76,15 @@ def test_a_large_video_is_not_starved_by_a_stream_that_alone_fills_the_pool(name
     log = simulate(build_planner(name), Scenario((video, *images), some_costs(), gpus=1)).log
     ends = {r.stream: r.recorded_us for r in log if isinstance(r.event, e.RequestCompleted)}
     assert ends["request/video"] < 290 * SECOND
+
+
+def test_small_ones_that_pass_the_oldest_do_not_take_its_credit_for_ever() -> None:
+    """Images of 0.86 s come for 630 s, faster than one GPU can serve, and the given-up ones age before the video."""
+    gap_us = 7 * SECOND // 10
+    images = [
+        a_request(f"i{n:04}", steps=8, arrival_us=n * gap_us, deadline_us=n * gap_us + 2 * SECOND) for n in range(900)
+    ]
+    video = a_request("video", shape=VIDEO, steps=20, arrival_us=SECOND, deadline_us=2 * SECOND)
+    log = simulate(build_planner("save", {"phi": 0.2}), Scenario((video, *images), some_costs(), gpus=1)).log
+    ends = {r.stream: r.recorded_us for r in log if isinstance(r.event, e.RequestCompleted)}
+    assert ends["request/video"] < 550 * SECOND
