@@ -34,7 +34,7 @@ PATIENCE_S = 120
 
 
 class RayCell:
-    """A scheduler and two workers on a local Ray cluster, without HTTP."""
+    """A scheduler and its workers, two by default, on a local Ray cluster, without HTTP."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -43,7 +43,7 @@ class RayCell:
         self.gateway = ClusterGateway(self.runtime.find(NAME), self.reader)
 
     async def start(self) -> None:
-        scheduler = await self.runtime.spawn(NAME, make_scheduler, self.settings, 2, 1.0, "test")
+        scheduler = await self.runtime.spawn(NAME, make_scheduler, self.settings, self.settings.cluster.workers or 2, 1.0, "test")
         await scheduler.ask("start")
 
     async def submit(self, *specs: RequestSpec) -> None:
