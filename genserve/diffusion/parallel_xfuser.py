@@ -50,7 +50,7 @@ def build_xfuser(pipeline: Any) -> XFuser:
         from xfuser.core.long_ctx_attention import xFuserLongContextAttention
         from yunchang.globals import HAS_FLASH_ATTN, PROCESS_GROUP
         from yunchang.kernels import AttnType
-    except ImportError as error:
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:  # a package that fits neither torch nor GPU
         raise CallerError("backend_unavailable", f"xfuser does not load: {error}; use the backend ulysses") from error
     PROCESS_GROUP.ULYSSES_PG = default_group()  # asked for while building; each switch sets the real ones
     if pipeline.dtype == torch.float32:

@@ -35,6 +35,8 @@ class Meter:
 
     def __init__(self, me: str, catalog: Catalog, models_dir: Path, *, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
+        if torch.device(device).type != "cpu":
+            torch.accelerator.set_device_index(torch.device(device).index or 0)
         self._me = me
         self._catalog = catalog
         self._models_dir = models_dir
