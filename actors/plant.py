@@ -55,6 +55,7 @@ def _make_device(worker_id: str, settings: Settings) -> Runner:
         me=worker_id,
         placement=settings.cluster.placement,
         budget_bytes=settings.cluster.memory_bytes,
+        step_timeout_s=settings.cluster.step_timeout_s,
     )
 
 

@@ -55,6 +55,8 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     """By worker or pattern, the stages it holds from the start ("tiny-wan/denoise", "tiny-wan"); by default all."""
     memory_bytes: int = 0
     """Bound on the weights of one worker; 0 leaves only the device's own."""
+    step_timeout_s: float = 20.0
+    """How long workers that share a step wait for one of them that hangs, before they give their group up."""
     request_actors: int = 4
     address: str = ""
     """A running Ray cluster to join; by default a local one is started."""

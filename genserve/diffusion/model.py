@@ -47,6 +47,11 @@ class DiffusionModel:
     def device(self) -> torch.device:
         return self.pipeline.device  # type: ignore[no-any-return]
 
+    @property
+    def _place(self) -> dict[str, Any]:
+        """The pipeline's answer to every block of where it runs, for which it walks through all its modules."""
+        return {"_execution_device": self.device}
+
     @torch.no_grad()
     def encode(self, generations: Sequence[Generation]) -> list[Conditioning]:
         """Text embeddings, one prompt at a time so that they don't depend on the company; recent ones are kept.
@@ -134,7 +139,7 @@ class DiffusionModel:
         """What the loop's blocks start from, as values by name."""
         kinds = {kind: list(names) for kind, names in conditioning.kinds.items()}
         state = PipelineState({**conditioning.values, **_inputs(generation), "generator": generators}, kinds)
-        run_blocks(self._stages.prepare, OwnComponents(self.pipeline, components), state)
+        run_blocks(self._stages.prepare, OwnComponents(self.pipeline, {**components, **self._place}), state)
         values = {**state.values, **vars(self._stages.loop.get_block_state(state))}
         self.loop_values = frozenset(values)
         return values

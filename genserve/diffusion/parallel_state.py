@@ -170,6 +170,7 @@ def send(model: DiffusionModel, denoising: Denoising, group: Group) -> None:
     group.say(me, 0, parcel.header)
     for buffer in parcel.buffers:
         group.share(me, buffer)
+    group.meet()
 
 
 def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
@@ -178,7 +179,9 @@ def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
     parcel = expect(model, header)
     for buffer in parcel.buffers:
         group.share(leader, buffer)
-    return unpack(model, parcel)
+    denoising = unpack(model, parcel)
+    group.meet()
+    return denoising
 
 
 # ── members ──────────────────────────────────────────────────────────────────────────────────────────────

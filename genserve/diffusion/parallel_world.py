@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -21,7 +22,11 @@ from genserve.diffusion.process_groups import LOCALHOST, dist, forget, form
 from genserve.errors import GenServeError
 
 FORMING_S = 20.0
+STEP_TIMEOUT_S = 20.0
+"""How long one member waits for another inside a step; one that hangs costs its group that long."""
 MEETING_S = 0.002
+MEETING_LIMIT_S = 600.0
+"""How long members of a group wait for one that loads weights."""
 POLL = datetime.timedelta(milliseconds=100)
 FOR_EVER = datetime.timedelta(days=1)
 
@@ -105,10 +110,10 @@ class Group:
         if payload:
             self._broadcast(torch.frombuffer(bytearray(payload), dtype=torch.uint8), leader)
 
-    def hear(self, leader: str) -> tuple[int, bytes]:
-        """The leader's next word; raises GenServeError ``group_lost``."""
+    def hear(self, leader: str, *, limit_s: float = math.inf) -> tuple[int, bytes]:
+        """The leader's next word; raises GenServeError ``group_lost``, also where none comes within ``limit_s``."""
         head = torch.zeros(2, dtype=torch.int64)
-        self._broadcast(head, leader)
+        self._broadcast(head, leader, limit_s=limit_s)
         code, length = head.tolist()
         body = torch.empty(length, dtype=torch.uint8)
         if length:
@@ -119,17 +124,30 @@ class Group:
         """Send the leader's buffer, or fill it with the leader's, in place; raises GenServeError ``group_lost``."""
         self._broadcast(buffer, leader)
 
-    def _broadcast(self, tensor: torch.Tensor, leader: str) -> None:
-        way = self.words if tensor.device.type == "cpu" else self.tensors
+    def meet(self) -> None:
+        """Wait until every member is here: one may still be loading weights, for which a step would not wait.
+
+        Raises GenServeError ``group_lost``, also where one does not come within ``MEETING_LIMIT_S``.
+        """
         try:
-            self._wait(way.broadcast(tensor, self.members.index(leader)))
+            self._wait(self.words.allreduce([torch.zeros(1)]), limit_s=MEETING_LIMIT_S)
         except RuntimeError as error:
             raise self.broken(error) from error
 
-    def _wait(self, work: Any) -> None:
+    def _broadcast(self, tensor: torch.Tensor, leader: str, *, limit_s: float = math.inf) -> None:
+        way = self.words if tensor.device.type == "cpu" else self.tensors
+        try:
+            self._wait(way.broadcast(tensor, self.members.index(leader)), limit_s=limit_s)
+        except RuntimeError as error:
+            raise self.broken(error) from error
+
+    def _wait(self, work: Any, *, limit_s: float = math.inf) -> None:
+        until = time.monotonic() + limit_s
         while True:
             if self.is_lost:
                 raise RuntimeError("given up")
+            if time.monotonic() > until:
+                raise RuntimeError(f"nothing came within {limit_s:.0f} s")
             try:
                 work.wait(POLL)
             except RuntimeError:
@@ -147,7 +165,8 @@ class Group:
 class World:
     """One process's view of one generation: its roster, in rank order, and the groups that this process is in.
 
-    Raises GenServeError ``group_not_formed`` when the others don't come within ``timeout_s``.
+    Raises GenServeError ``group_not_formed`` when the others don't come within ``timeout_s``. A step whose members
+    don't hear of each other for ``step_timeout_s`` gives its group up.
     """
 
     def __init__(
@@ -159,12 +178,14 @@ class World:
         generation: int = 0,
         device: str = "cpu",
         timeout_s: float = FORMING_S,
+        step_timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
         self.me = me
         self.roster = tuple(roster)
         self.generation = generation
         self._device = torch.device(device)
         self._timeout = datetime.timedelta(seconds=timeout_s)
+        self._step_timeout = datetime.timedelta(seconds=step_timeout_s)
         self._store = dist.TCPStore(
             LOCALHOST, store_port, None, is_master=False, timeout=self._timeout, wait_for_workers=False
         )
@@ -227,7 +248,7 @@ class World:
         )
 
     def _tensors(self, name: str, rank: int, size: int) -> Any:
-        return form(self._store, name, rank, size, device=self._device, timeout=self._timeout)
+        return form(self._store, name, rank, size, device=self._device, timeout=self._step_timeout)
 
     def _meet(self, name: str, members: tuple[str, ...]) -> None:
         """Wait until every member wants this group: connecting to one that never comes cannot be called off."""

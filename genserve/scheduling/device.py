@@ -19,7 +19,7 @@ from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_bytes, unpack
-from genserve.diffusion.parallel_world import Group
+from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
@@ -69,6 +69,7 @@ class Device:
         me: str = "",
         placement: Placement | None = None,
         budget_bytes: int = 0,
+        step_timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
         torch.set_num_threads(threads)
         self.device = pick_device(device)
@@ -77,7 +78,7 @@ class Device:
         self._residency = Residency(shelf, budget_bytes=budget_bytes)
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
-        self._peers = Peers(self.device, parallel)
+        self._peers = Peers(self.device, parallel, step_timeout_s=step_timeout_s)
         for model, stage in stages_of(me, placement or {}, shelf.models):
             self._residency.hold(model, stage)
 

@@ -8,6 +8,7 @@ leader. Everything here is synchronous and runs on the step thread.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -22,6 +23,9 @@ from genserve.scheduling.segments import Assignment, Post, Runner, run_segment
 JOIN, STEP, SHED, LEAVE = 1, 2, 3, 4
 """The leader's words: here is the batch; one step; without these requests; that was all."""
 
+SILENCE_S = 600.0
+"""How long a leader that has begun may say nothing; before that it may be busy with an earlier segment."""
+
 
 class Channel(Protocol):
     """The members' way to talk; raises GenServeError ``group_lost`` as soon as one of them is gone."""
@@ -29,11 +33,14 @@ class Channel(Protocol):
     def say(self, leader: str, code: int, payload: bytes = b"") -> None:
         """The leader's word to all others."""
 
-    def hear(self, leader: str) -> tuple[int, bytes]:
-        """The leader's next word, however long it takes."""
+    def hear(self, leader: str, *, limit_s: float = math.inf) -> tuple[int, bytes]:
+        """The leader's next word."""
 
     def share(self, leader: str, buffer: Any) -> None:
         """The leader's buffer of tensors to all others, into buffers of theirs."""
+
+    def meet(self) -> None:
+        """Wait until every member has the batch: a step itself waits for nobody who still loads weights."""
 
     def lose(self) -> None:
         """Give the group up for good; may be called from any thread, and lets waiting members go."""
@@ -102,6 +109,7 @@ class _Leader:
         parcel = self._runner.pack(batch)
         word = JoinWord(tuple(member.request_id for member in members), parcel.header)
         self._say(JOIN, msgspec.msgpack.encode(word), parcel.buffers)
+        self._try(self._channel.meet)
         return batch
 
     def step(self, batch: Any) -> None:
@@ -130,10 +138,13 @@ class _Leader:
         self._has_left = True
 
     def _say(self, code: int, payload: bytes = b"", buffers: tuple[Any, ...] = ()) -> None:
+        self._try(self._channel.say, self._me, code, payload)
+        for buffer in buffers:
+            self._try(self._channel.share, self._me, buffer)
+
+    def _try(self, work: Callable[..., None], *args: Any) -> None:
         try:
-            self._channel.say(self._me, code, payload)
-            for buffer in buffers:
-                self._channel.share(self._me, buffer)
+            work(*args)
         except GenServeError:
             self._has_left = True
             raise
@@ -187,8 +198,9 @@ class Membership:
     def _follow(self, runner: GroupRunner, channel: Channel) -> None:
         moves = _Follower(runner, channel, self._command)
         try:
-            while moves.obey(*channel.hear(self._command.leader)):
-                pass
+            word = channel.hear(self._command.leader)
+            while moves.obey(*word):
+                word = channel.hear(self._command.leader, limit_s=SILENCE_S)
         except Exception:
             channel.lose()
             raise
@@ -207,6 +219,7 @@ class _Follower:
         if code == JOIN:
             self._batch = self._joined(msgspec.msgpack.decode(payload, type=JoinWord))
             self._runner.spread(self._batch, self._channel)
+            self._channel.meet()
         elif code == STEP:
             self._runner.step(self._batch)
         elif code == SHED:

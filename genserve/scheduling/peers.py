@@ -8,7 +8,7 @@ from typing import Any
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_world import Group, World, host_store
+from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group, World, host_store
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 
@@ -19,9 +19,10 @@ GENERATIONS_KEPT = 4
 class Peers:
     """Joining runs beside the step thread and disturbs no group of another generation."""
 
-    def __init__(self, device: str, backend: str = "ulysses") -> None:
+    def __init__(self, device: str, backend: str = "ulysses", *, step_timeout_s: float = STEP_TIMEOUT_S) -> None:
         self._device = device
         self._backend = backend
+        self._step_timeout_s = step_timeout_s
         self._worlds: dict[int, World] = {}
         self._stores: list[Any] = []
         self._parallel: dict[str, Parallel] = {}
@@ -38,7 +39,14 @@ class Peers:
 
         Raises GenServeError ``group_not_formed``.
         """
-        joined = World(me, world.roster, store_port=world.port, generation=world.generation, device=self._device)
+        joined = World(
+            me,
+            world.roster,
+            store_port=world.port,
+            generation=world.generation,
+            device=self._device,
+            step_timeout_s=self._step_timeout_s,
+        )
         with self._lock:
             self._worlds[world.generation] = joined
             for generation in sorted(self._worlds)[:-GENERATIONS_KEPT]:
