@@ -102,7 +102,7 @@ class Outline:
 
     def __init__(self, name: str, module: torch.nn.Module, dtype: torch.dtype) -> None:
         self.name = name
-        self.size_bytes = sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
+        self.size_bytes = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers())) * dtype.itemsize
         self.dtype = dtype
         self._module = module
 

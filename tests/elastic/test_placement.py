@@ -22,7 +22,7 @@ from tests.actors.test_ray_crashes import RayCell
 pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(400)]
 
 DENOISERS = {"worker-1", "worker-2"}
-BUDGET_BYTES = 24_000_000
+BUDGET_BYTES = 30_000_000
 """Room for the denoiser of one small model, and for the small stages of both."""
 
 
