@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.framework.runtime import Ref, UnreachableError
+from actors.news import Listener, News
 from genserve.domain.events import REQUEST_ENDS, Recorded
 from genserve.domain.ids import request_stream
 from genserve.domain.request import Artifact
-from genserve.errors import CallerError, Unavailable
+from genserve.errors import CallerError, GenServeError, Unavailable
 from genserve.journal.contract import Reader
 from genserve.journal.views import ArtifactRow
 from genserve.journal.views import RequestRow as StoredRow
@@ -59,8 +60,8 @@ class ClusterGateway:
         return [_public(row, ()) for row in rows]
 
     async def follow(self, request_id: str, *, after: int) -> AsyncGenerator[Recorded, None]:
-        """Reads from its own cursor; the scheduler's word that the log has moved is only a hint."""
-        version = 0
+        """Reads from its own cursor; the scheduler's word that the stream has grown is only a hint."""
+        version, stream = 0, request_stream(request_id)
         while True:
             seen = self._moves.position
             for recorded in await self._read_stream(request_id, version):
@@ -69,7 +70,7 @@ class ClusterGateway:
                     yield recorded
                 if isinstance(recorded.event, REQUEST_ENDS):
                     return
-            await self._moves.wait_beyond(seen)
+            await self._moves.wait_for(stream, seen)
 
     async def forecast(self, request_id: str) -> Forecast | None:
         forecast: Forecast | None = await self._ask("forecast", request_id)
@@ -120,27 +121,38 @@ class ClusterGateway:
 
 
 class _Moves:
-    """One long poll to the scheduler wakes everybody here who waits for the log to grow."""
+    """One long poll to the scheduler wakes everybody here whose stream has grown."""
 
     def __init__(self, scheduler: Ref) -> None:
-        self.position = 0
         self._scheduler = scheduler
-        self._polling: asyncio.Task[None] | None = None
+        self._listener = Listener()
+        self._polling: asyncio.Task[bool] | None = None
 
-    async def wait_beyond(self, position: int) -> None:
-        """Returns when the log has probably grown beyond a position; sooner or later in any case."""
-        if self.position > position:
-            return
-        if self._polling is None or self._polling.done():
-            # one poll serves many clients: in an empty context Ray doesn't cancel it with the client that began it
-            self._polling = asyncio.create_task(self._poll(), context=Context())
-        await asyncio.wait({self._polling})
+    @property
+    def position(self) -> int:
+        return self._listener.position
 
-    async def _poll(self) -> None:
+    async def wait_for(self, stream: str, since: int) -> None:
+        """Returns when the stream has probably grown; sooner or later in any case."""
+        while not self._listener.has_grown(stream, since):
+            if self._polling is None or self._polling.done():
+                # one poll serves many clients: in an empty context Ray doesn't cancel it with the one that began it
+                self._polling = asyncio.create_task(self._poll(), context=Context())
+            polling = self._polling
+            await asyncio.wait({polling})
+            if not polling.result():
+                return
+
+    async def _poll(self) -> bool:
+        """Whether there was news; without, everybody had better look for themselves."""
         try:
-            self.position = await self._scheduler.ask("changes", self.position, WAIT_S)
-        except UnreachableError:
+            news: News = await self._scheduler.ask("changes", self.position, WAIT_S)
+        except (UnreachableError, GenServeError):
             await asyncio.sleep(RETRY_S)
+            return False
+        has_news = news.position > self.position
+        self._listener.hear(news)
+        return has_news
 
 
 def _public(row: StoredRow, artifacts: tuple[ArtifactRow, ...] | list[ArtifactRow]) -> RequestRow:

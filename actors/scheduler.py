@@ -22,6 +22,7 @@ from actors.framework.runtime import Runtime
 from actors.intake import Intake
 from actors.leadership import LEASE_S, introduction, lead
 from actors.link import WorkerSlot
+from actors.news import News, Teller
 from actors.pool import RequestPool
 from actors.recollection import Recollection
 from actors.request import RequestActorSettings
@@ -101,6 +102,7 @@ class Scheduler:
         self._recollection = Recollection(self._journal, self._loop, self._translator)
         self._forecasts = Forecasts(self._loop)
         self._moved = asyncio.Condition()
+        self._teller = Teller()
         verdicts = Verdicts(
             admission,
             state=lambda: self._loop.state,
@@ -198,6 +200,7 @@ class Scheduler:
 
     def _tell(self, batch: Sequence[Recorded], commit_us: int) -> None:
         self._translator.translate(batch, commit_us=commit_us)
+        self._teller.note(batch)
         self._soon(self._notify())
         snapshot = self._recollection.find_due() if self._leads else None
         if snapshot is not None:
@@ -300,13 +303,13 @@ class Scheduler:
         await self.start()
         await self._intake.delete(request_id)
 
-    async def changes(self, after: int, timeout_s: float) -> int:
-        """The log's last position, as soon as it is beyond ``after`` or the time is up."""
+    async def changes(self, after: int, timeout_s: float) -> News:
+        """Which streams have grown, as soon as the log is beyond ``after`` or the time is up."""
         await self.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(timeout_s, MAX_WAIT_S)), self._moved:
-                await self._moved.wait_for(lambda: self._journal.position > after)
-        return self._journal.position
+                await self._moved.wait_for(lambda: self._teller.position > after)
+        return self._teller.since(after)
 
     async def forecast(self, request_id: str) -> Forecast | None:
         """The planner's own projection for a live request."""
