@@ -31,9 +31,8 @@ def holders(state: ClusterState, model: str, stage: Stage) -> frozenset[str]:
 
 def denoisers(state: ClusterState) -> frozenset[str]:
     """Workers that hold some model's denoiser; all of them where none does. Only these count as GPUs to plan with."""
-    found = frozenset(
-        w.worker_id for w in state.workers.values() if any(stage is Stage.DENOISE for _, stage in w.resident)
-    )
+    told = [w for w in state.workers.values() if w.resident]
+    found = frozenset(w.worker_id for w in told if any(stage is Stage.DENOISE for _, stage in w.resident))
     return found or frozenset(state.workers)
 
 
@@ -41,10 +40,10 @@ def is_free(state: ClusterState, worker: Worker) -> bool:
     """Whether a denoising segment would start at once: all that is queued are encodes and decodes of requests whose
     stage before that still runs elsewhere.
     """
-    return not worker.queue or all(_waits_elsewhere(state, worker, segment_id) for segment_id in worker.queue)
-
-
-def _waits_elsewhere(state: ClusterState, worker: Worker, segment_id: str) -> bool:
-    segment = state.segments[segment_id]
-    before = state.segments.get(segment.after)
-    return segment.stage is not Stage.DENOISE and before is not None and worker.worker_id not in before.workers
+    segments = state.segments
+    for segment_id in worker.queue:
+        segment = segments[segment_id]
+        before = None if segment.stage is Stage.DENOISE else segments.get(segment.after)
+        if before is None or worker.worker_id in before.workers:
+            return False
+    return True
