@@ -128,6 +128,7 @@ def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
         return tensors[number] if code == TENSOR else tensors[number].numpy()[()]
 
     content = msgspec.msgpack.decode(header.content, type=Content, ext_hook=read)
+    model.loop_values = frozenset(content.values)  # one that never prepared a batch may have to pack this one
     members = tuple(_member(model, packed, g) for packed, g in zip(content.members, generators, strict=True))
     return Denoising(
         model=header.model,
