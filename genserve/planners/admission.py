@@ -1,9 +1,9 @@
 """Admission: may this request be promised its deadline, and if not, which one could be? Optional; no planner calls it.
 
 With SAVE's own numbers: the newcomer is admitted if every prefix of deadlines from its own on still fits into
-``fill`` of the free GPU time, less what cheaper classes are forecast to bring. Whoever is admitted should be scheduled
-by ``save:admitted=true``, which never gives up an admitted request. When verdicts fall is not decided here (see
-scheduling.verdicts).
+``fill`` of the free GPU time, less ``reserve`` times what cheaper classes are forecast to bring. Whoever is admitted
+should be scheduled by ``save:admitted=true``, which never gives up an admitted request. When verdicts fall is not
+decided here (see scheduling.verdicts).
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ class Admission(Struct, frozen=True):
     fill: float = 0.75
     patience_us: int = 0
 
+    @property
+    def reserve(self) -> float:
+        """How much of the forecast is kept free. Whoever may wait is tested again, so keeping more room costs little,
+        and under bursts the forecast is too low just when it matters: 2 was best at 20 s, 1 at once (simulated).
+        """
+        return 2.0 if self.patience_us else 1.0
+
 
 class Verdict(Struct, frozen=True):
     """``quote_us`` is the earliest deadline that could be promised; the asked-for one if admitted, 0 if none can.
@@ -48,9 +55,10 @@ def judge(state: ClusterState, memory: Memory, spec: RequestSpec, *, fill: float
 class Promises:
     """What the pool has promised at ``state.clock_us``; each request that ``admit`` adds counts for those after it."""
 
-    def __init__(self, state: ClusterState, memory: Any, *, fill: float) -> None:
+    def __init__(self, state: ClusterState, memory: Any, *, fill: float, reserve: float = 1.0) -> None:
         self._view = View(state)
         self._fill = fill
+        self._reserve = reserve
         known = memory if isinstance(memory, Memory) else Memory()
         self._classes = forecast_classes(known, self._view, window_us=ADMISSION_WINDOW_US)
         self._due = [(t.key, _owed_us(t, self._view)) for t in self._view.tasks]
@@ -101,7 +109,7 @@ class Promises:
             expected = sum(
                 c.per_us * c.cost_us * (horizon - c.allowance_us) for c in cheaper if c.allowance_us < horizon
             )
-            if due > self._fill * (view.gpus * horizon - view.bound_us(horizon)) - expected:
+            if due > self._fill * (view.gpus * horizon - view.bound_us(horizon)) - self._reserve * expected:
                 last = float(deadline_us)
         return last
 

@@ -35,7 +35,7 @@ def settle_undecided(state: ClusterState, memory: Any, admission: Admission | No
         return sorted(facts, key=lambda f: f[0])
     if admission is None:
         return facts + [(request_stream(a.spec.request_id), RequestAdmitted()) for a in waiting]
-    promises = Promises(state, memory, fill=admission.fill)
+    promises = Promises(state, memory, fill=admission.fill, reserve=admission.reserve)
     for index, call in enumerate(_calls(waiting)):
         is_due = state.clock_us >= call[0].verdict_by_us
         if index < MAX_TESTED or is_due:
