@@ -16,11 +16,12 @@ from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
-from genserve.diffusion.load import load_model
+from genserve.diffusion.load import open_model
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
 from genserve.diffusion.parallel_state import receive, send
 from genserve.diffusion.parallel_world import World
+from genserve.diffusion.weights import Weights
 from genserve.domain.request import Media, RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.profile.table import Task
@@ -42,6 +43,7 @@ class Meter:
         self._models_dir = models_dir
         self._device = device
         self._models: dict[str, tuple[DiffusionModel, Parallel]] = {}
+        self._weights: dict[str, tuple[dict[str, int], int]] = {}
         self._world: World | None = None
 
     def join(self, port: int, roster: tuple[str, ...]) -> None:
@@ -170,9 +172,21 @@ class Meter:
 
     def _load(self, name: str) -> tuple[DiffusionModel, Parallel]:
         if name not in self._models:
-            model = load_model(self._catalog.get(name), self._models_dir, device=self._device)
+            model, weights = open_model(self._catalog.get(name), self._models_dir, device=self._device)
+            took_us = [self._loaded_in_us(weights, stage) for stage in Stage]
             self._models[name] = model, build_parallel(model.pipeline)
+            self._weights[name] = {stage: weights.bytes_of(stage) for stage in Stage}, max(took_us)
         return self._models[name]
+
+    def _loaded_in_us(self, weights: Weights, stage: Stage) -> int:
+        began_ns = time.perf_counter_ns()
+        weights.load(stage)
+        return (time.perf_counter_ns() - began_ns) // 1000
+
+    def weigh(self, name: str) -> tuple[dict[str, int], int]:
+        """Memory of the weights by stage, in bytes, and the longest that loading one of the stages took."""
+        self._load(name)
+        return self._weights[name]
 
 
 def serve(connection: Connection, arguments: dict[str, Any]) -> None:

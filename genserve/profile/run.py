@@ -76,6 +76,7 @@ def profile(
     Prices are those of the dearest model and shape at hand: too high costs less than too low.
     """
     timings, prices, stores = [], Prices(), []
+    memory: dict[str, int] = {}
     for task in tasks:
         members = meters.names[: task.degree]
         times = meters.ask(members, "time", task, members, repeats)[0]
@@ -88,7 +89,10 @@ def profile(
     for model in dict.fromkeys(task.model for task in tasks):
         largest = max((t for t in tasks if t.model == model), key=lambda t: t.shape.pixels)
         pair = meters.names[:2]
-        prices = _dearest(prices, meters.ask(pair, "time_prices", largest, pair, repeats)[0])
+        weights, load_us = meters.ask(meters.names[:1], "weigh", model)[0]
+        memory |= {f"{model}/{stage}": size for stage, size in weights.items()}
+        measured = meters.ask(pair, "time_prices", largest, pair, repeats)[0]
+        prices = _dearest(prices, {**measured, "load_us": load_us})
     return Profile(
         name=name,
         stages=stages_of(timings),
@@ -97,6 +101,7 @@ def profile(
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         spread=spread_of(timings),
+        memory_bytes=memory,
         overheads=Overheads(stores=tuple(sorted(stores))),
     )
 
@@ -104,7 +109,7 @@ def profile(
 def _dearest(prices: Prices, measured: dict[str, int]) -> Prices:
     from msgspec.structs import asdict
 
-    known = asdict(prices) if prices != Prices() else {"load_us": prices.load_us}
+    known = asdict(prices) if prices != Prices() else {}
     return Prices(**{**known, **{key: max(us, known.get(key, 0)) for key, us in measured.items()}})
 
 

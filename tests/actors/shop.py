@@ -52,7 +52,7 @@ class Shop:
         hello: p.Hello = await self.runtime.find(worker_id).ask("hello", epoch, lost)
         return hello
 
-    async def tell(self, command: p.RunSegment | p.Revise, worker_id: str = "worker-0") -> p.Answer:
+    async def tell(self, command: p.Command, worker_id: str = "worker-0") -> p.Answer:
         (answer,) = await self.runtime.find(worker_id).ask("obey", (command,))
         assert isinstance(answer, p.Answer)
         return answer

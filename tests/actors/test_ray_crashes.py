@@ -43,7 +43,8 @@ class RayCell:
         self.gateway = ClusterGateway(self.runtime.find(NAME), self.reader)
 
     async def start(self) -> None:
-        scheduler = await self.runtime.spawn(NAME, make_scheduler, self.settings, self.settings.cluster.workers or 2, 1.0, "test")
+        workers = self.settings.cluster.workers or 2
+        scheduler = await self.runtime.spawn(NAME, make_scheduler, self.settings, workers, 1.0, "test")
         await scheduler.ask("start")
 
     async def submit(self, *specs: RequestSpec) -> None:

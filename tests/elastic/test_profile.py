@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from genserve.diffusion.catalog import Catalog
-from genserve.domain.costs import CostData, CostTable
+from genserve.domain.costs import CostData, CostTable, Prices
 from genserve.domain.request import Shape, Stage
 from genserve.profile.plan import shapes_of, tasks_of
 from genserve.profile.run import Meters, profile
@@ -68,5 +68,8 @@ def test_two_processes_measure_a_model_alone_and_together(models_dir: Path, tmp_
     assert told.versions["torch"]
     assert len(told.spread) == len(tasks)
     assert costs.prices.switch_us > 100
+    assert costs.prices.load_us != Prices().load_us
+    assert costs.memory_bytes.keys() == {"tiny-wan/encode", "tiny-wan/denoise", "tiny-wan/decode"}
+    assert costs.memory_bytes["tiny-wan/denoise"] > costs.memory_bytes["tiny-wan/encode"] > 0
     assert CostTable(costs).store_us("tiny-wan", shape) > 100
     assert isinstance(costs, CostData)
