@@ -47,17 +47,27 @@ def build_xfuser(pipeline: Any) -> XFuser:
     """xfuser's attention for a pipeline on an accelerator; raises CallerError ``backend_unavailable``."""
     require_xfuser(pipeline)
     try:
-        from xfuser.core.long_ctx_attention import xFuserLongContextAttention
-        from yunchang.globals import HAS_FLASH_ATTN, PROCESS_GROUP
-        from yunchang.kernels import AttnType
+        return XFuser(pipeline, long_context_attention(pipeline.dtype))
     except (ImportError, AttributeError, RuntimeError, OSError) as error:  # a package that fits neither torch nor GPU
         raise CallerError("backend_unavailable", f"xfuser does not load: {error}; use the backend ulysses") from error
+
+
+def long_context_attention(dtype: torch.dtype) -> Any:
+    """xfuser's attention with the kernel for that type; raises ImportError and the like where it does not load."""
+    from xfuser.core.long_ctx_attention import xFuserLongContextAttention
+    from yunchang.globals import HAS_FLASH_ATTN, PROCESS_GROUP
+    from yunchang.kernels import AttnType
+    from yunchang.ring import utils
+
+    # xfuser 0.7 imports this whatever the device, calls it on NPUs only, and no released yunchang has it
+    if not hasattr(utils, "update_npu_out"):
+        utils.update_npu_out = None
     PROCESS_GROUP.ULYSSES_PG = default_group()  # asked for while building; each switch sets the real ones
-    if pipeline.dtype == torch.float32:
+    if dtype == torch.float32:
         kernel = AttnType.TORCH_EFFICIENT
     else:
         kernel = AttnType.FA if HAS_FLASH_ATTN else AttnType.TORCH_FLASH
-    return XFuser(pipeline, xFuserLongContextAttention(attn_type=kernel))
+    return xFuserLongContextAttention(attn_type=kernel)
 
 
 class XFuser(ContextParallel):
