@@ -231,8 +231,8 @@ def _drop_worker(draft: Draft, worker_id: str) -> None:
 
 def _is_decoded(draft: Draft, request: Request) -> bool:
     """Whether its latents have moved on to the worker that decodes them now."""
-    segments = (draft.segments[s] for s in request.segments)
-    return any(s.is_running and s.stage is Stage.DECODE for s in segments)
+    segments = (draft.segments.get(s) for s in request.segments)
+    return any(s is not None and s.is_running and s.stage is Stage.DECODE for s in segments)
 
 
 def _segments_elsewhere(draft: Draft, request: Request, segment_id: str, worker_id: str) -> tuple[str, ...]:
