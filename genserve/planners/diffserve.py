@@ -7,12 +7,14 @@ batch sizes and the threshold; workers serve their queue first come, first serve
 Changed: demand counts arrivals, not requests in flight (open point 3); a worker changes roles only when idle, so a
 running batch is never lost (11); where the pool has no light worker every answer still begins on the light model; the
 release's drop rule is a rule against deferring what would be too late, since an answer in hand is better than none.
-``by_quality`` takes the least FID of the published curve in place of the largest threshold (1). Requests without a
-heavy model are served by light workers.
+``by_quality`` takes the least FID of the published curve in place of the largest threshold (1). ``random_split`` is the
+baseline that is blind to the answers (Proteus): as many go on as the threshold would send, but drawn by lot. Requests
+without a heavy model are served by light workers.
 """
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -25,7 +27,7 @@ from genserve.domain.placement import is_free
 from genserve.domain.plan import AnyAction, Defer, Plan, Waiting
 from genserve.domain.request import Shape, Stage, Status
 from genserve.planners.assign import SegmentIds, chain
-from genserve.planners.diffserve_allocation import Allocation, Cascade, allocate
+from genserve.planners.diffserve_allocation import Allocation, Cascade, allocate, heavy_share_at
 from genserve.planners.interface import Policy
 
 SECOND_US = 1_000_000
@@ -56,6 +58,7 @@ class DiffServe(Policy, frozen=True):
     inflation: float = 1.2
     threshold: float = -1.0
     by_quality: bool = False
+    random_split: bool = False
     curve: str = _CURVE
     fid: str = _FID
 
@@ -80,7 +83,7 @@ class DiffServe(Policy, frozen=True):
             idle = sorted(r.request_id for r in state.requests.values() if r.is_idle)
             return Plan(waiting=tuple(Waiting(r, "no worker has joined") for r in idle), note="no workers")
         allocation = self.allocation(state, memory)
-        actions = [*self._deferrals(state, allocation.threshold), *_Batches(state, memory, allocation).starts()]
+        actions = [*self._deferrals(state, allocation), *_Batches(state, memory, allocation).starts()]
         started = {r for a in actions for r in getattr(a, "request_ids", ())}
         idle = sorted(r.request_id for r in state.requests.values() if r.is_idle and r.request_id not in started)
         told = tuple(Waiting(r, "its workers are busy") for r in idle)
@@ -96,14 +99,20 @@ class DiffServe(Policy, frozen=True):
         cascade = _cascade(state.costs, memory.light, memory.heavy, memory.shape, memory.slo_us, self.curve, self.fid)
         return _solve(cascade_key(cascade), workers, demand, self.by_quality)
 
-    def _deferrals(self, state: ClusterState, solved: float) -> list[AnyAction]:
+    def _deferrals(self, state: ClusterState, allocation: Allocation) -> list[AnyAction]:
         """Answers below the threshold go on, unless the heavy pass would end later than 1.5 SLOs after arrival."""
-        threshold = self.threshold if self.threshold >= 0 else solved
+        threshold = self.threshold if self.threshold >= 0 else allocation.threshold
+        share = heavy_share_at(_pairs(self.curve), threshold) if self.random_split else 0.0
         actions: list[AnyAction] = []
         for request in sorted(state.requests.values(), key=lambda r: r.request_id):
-            is_doubtful = request.is_answered and request.score_permille < 1000 * threshold
-            if is_doubtful and request.spec.heavy_model and not self._is_too_late(state, request):
+            if not request.is_answered or not request.spec.heavy_model:
+                continue
+            drawn = lot(request.request_id) < share
+            is_doubtful = drawn if self.random_split else request.score_permille < 1000 * threshold
+            if is_doubtful and not self._is_too_late(state, request):
                 reason = f"scored {request.score_permille / 1000:.3f}, threshold {threshold:.3f}"
+                if self.random_split:
+                    reason = f"drawn by lot for a share of {share:.3f}"
                 actions.append(Defer(request.request_id, reason))
         return actions
 
@@ -111,6 +120,11 @@ class DiffServe(Policy, frozen=True):
         spec = request.spec
         heavy_us = state.costs.step_us(spec.heavy_model, spec.shape) * (spec.heavy_steps or spec.steps)
         return state.clock_us + heavy_us > spec.arrival_us + 1.5 * (spec.deadline_us - spec.arrival_us)
+
+
+def lot(request_id: str) -> float:
+    """A number in [0, 1) that is the request's own, so that a decision can be made again."""
+    return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=6).digest()) / 2**48
 
 
 def demand_at(memory: Traffic, now_s: int) -> float:

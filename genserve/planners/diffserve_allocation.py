@@ -54,7 +54,12 @@ def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
 
 def heavy_share(cascade: Cascade, threshold: float) -> float:
     """f(t), with f(0) = 0 and f(1) = 1."""
-    return interpolate(((0.0, 0.0), *cascade.deferral, (1.0, 1.0)), threshold)
+    return heavy_share_at(cascade.deferral, threshold)
+
+
+def heavy_share_at(deferral: Sequence[tuple[float, float]], threshold: float) -> float:
+    """f(t) of sampled points between its ends."""
+    return interpolate(((0.0, 0.0), *deferral, (1.0, 1.0)), threshold)
 
 
 def allocate(
@@ -108,6 +113,15 @@ def _best_point(cascade: Cascade, share: float, *, by_quality: bool) -> tuple[fl
 def fid(cascade: Cascade, threshold: float) -> float:
     """Quality at a threshold, lower is better."""
     return interpolate(cascade.fid, 1 - heavy_share(cascade, threshold))
+
+
+def fid_of_random_split(cascade: Cascade, light_share: float) -> float:
+    """At most this: FID is convex in the share of a mixture that does not look at the answers, so its chord bounds it.
+
+    Not published; the ends of the chord are.
+    """
+    all_heavy, all_light = cascade.fid[0][1], cascade.fid[-1][1]
+    return all_heavy + (all_light - all_heavy) * light_share
 
 
 def _all_light(cascade: Cascade, workers: int) -> Allocation:

@@ -186,6 +186,9 @@ class _Round:
 
     def solve(self) -> Plan:
         """The split between videos and images with the best sum; among equals the one with fewer GPUs."""
+        if not self.policy.is_ideal and self._is_uncontended():
+            running = [Target(t, t.degree, t.degree, "goes on") for t in self.videos]
+            return self._act(running, self.budget - sum(t.degree for t in self.videos))
         images, packing = self.image_values(), self.knapsack()
         scores = [
             (value + worth(images[self.budget - used]), -used)
@@ -195,6 +198,11 @@ class _Round:
         widths = packing.widths(-max(scores)[1])
         targets = [Target(t, w, w, "knapsack") for t, w in zip(self.videos, widths, strict=True) if w]
         return self._act(targets, self.budget - sum(widths))
+
+    def _is_uncontended(self) -> bool:
+        """The fast path (M1.6): there is a GPU for every waiting image, and no video wants anything."""
+        runs_on = all(t.running is not None and not t.is_stopping for t in self.videos)
+        return runs_on and 0 < len(self.images) <= self.view.free_count
 
     def _act(self, targets: list[Target], for_images: int) -> Plan:
         """Images on what the videos leave, batched where every member stays on time; late ones and videos after."""

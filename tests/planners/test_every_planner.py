@@ -1,6 +1,14 @@
-"""The shared suite, for every planner that can be built by name."""
+"""The shared suite, for every planner that can be built by name.
+
+``check_planner`` shows that plans are legal, repeatable, independent of the order of maps, and give a reason for every
+action and everyone left waiting; that doing nothing is a plan; and that everything is served once arrivals end. Here:
+random states, parameters in the digest, bounds on starving, and ids as the last word in every order. The papers' lists
+are in ``test_genserve`` and ``test_genserve_runs``, ``test_tetriserve``, ``test_tridentserve`` and ``test_diffserve``.
+"""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -8,11 +16,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from genserve.domain import events as e
+from genserve.domain.plan import Start
 from genserve.errors import CallerError
 from genserve.planners.registry import build_planner, planner_types
 from genserve.simulate.simulation import Scenario, simulate
 from genserve.simulate.suite import check_plan, check_planner, states_of
-from tests.builders import SECOND, VIDEO, a_request, some_costs
+from tests.builders import SECOND, VIDEO, a_cluster, a_request, some_costs
 
 NAMES = sorted(planner_types())
 VARIANTS = {
@@ -35,8 +44,8 @@ def test_a_variant_passes_the_shared_suite(name: str) -> None:
     assert check_planner(build_planner(name, VARIANTS[name]), seeds=range(2)) == []
 
 
-@pytest.mark.parametrize("name", ["save", "genserve_ideal", "tetriserve", "edf"])
-@settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(100, 10_000))
 def test_plans_on_random_states_are_legal_repeatable_and_explained(name: str, seed: int) -> None:
     planner = build_planner(name)
@@ -66,25 +75,32 @@ def test_an_unknown_parameter_is_refused_with_the_names_there_are() -> None:
         build_planner("tetriserve", {"speed": 1})
 
 
-@pytest.mark.parametrize("name", ["fifo", "save"])
-def test_a_large_video_is_not_starved_by_a_stream_that_alone_fills_the_pool(name: str) -> None:
-    """A trap: images for 300 s that take all of one GPU, and a video whose deadline is lost from the start."""
+LAST_S = 300
+BOUND_S = {"fifo": 15, "static_sp": 15, "diffserve": 15, "edf": 15, "super_p95": 15, "save": 290}
+"""Stated bounds, in the trap below: arrival or deadline order lets nobody younger pass for long; SAVE buys it after
+6 L1 plus its price at 5% of the pool, 60 + 200 s. The others state none: everything is served once arrivals end."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_large_video_is_not_starved_beyond_the_planners_stated_bound(name: str) -> None:
+    """A trap: images for 300 s that take nearly all of one GPU, and a video whose deadline is lost from the start."""
     images = [
-        a_request(f"i{n:04}", arrival_us=n * SECOND // 2, deadline_us=n * SECOND // 2 + 2 * SECOND) for n in range(600)
+        a_request(f"i{n:04}", arrival_us=n * SECOND // 2, deadline_us=n * SECOND // 2 + 2 * SECOND)
+        for n in range(2 * LAST_S)
     ]
     video = a_request("video", shape=VIDEO, steps=10, arrival_us=SECOND, deadline_us=2 * SECOND)
     log = simulate(build_planner(name), Scenario((video, *images), some_costs(), gpus=1)).log
     ends = {r.stream: r.recorded_us for r in log if isinstance(r.event, e.RequestCompleted)}
-    assert ends["request/video"] < 290 * SECOND
+    assert ends["request/video"] < BOUND_S.get(name, LAST_S + 15) * SECOND
 
 
-def test_small_ones_that_pass_the_oldest_do_not_take_its_credit_for_ever() -> None:
-    """Images of 0.86 s come for 630 s, faster than one GPU can serve, and the given-up ones age before the video."""
-    gap_us = 7 * SECOND // 10
-    images = [
-        a_request(f"i{n:04}", steps=8, arrival_us=n * gap_us, deadline_us=n * gap_us + 2 * SECOND) for n in range(900)
-    ]
-    video = a_request("video", shape=VIDEO, steps=20, arrival_us=SECOND, deadline_us=2 * SECOND)
-    log = simulate(build_planner("save", {"phi": 0.2}), Scenario((video, *images), some_costs(), gpus=1)).log
-    ends = {r.stream: r.recorded_us for r in log if isinstance(r.event, e.RequestCompleted)}
-    assert ends["request/video"] < 550 * SECOND
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_equals_ends_in_their_ids(name: str) -> None:
+    """Of requests alike in everything else, their ids say who is started, and not the order they came in."""
+    planner = build_planner(name)
+    first = set()
+    for order in itertools.permutations(("a", "b", "c")):
+        state = replace(a_cluster(1, requests=[a_request(r) for r in order]).state, clock_us=SECOND)
+        starts = [a for a in planner.plan(state, planner.begin()).actions if isinstance(a, Start)]
+        first.add(starts[0].request_ids)
+    assert len(first) == 1

@@ -1,19 +1,26 @@
-"""TetriServe: what a faithful implementation must show (list of the spec), on small cases made by hand."""
+"""TetriServe: what a faithful implementation must show (list of the spec), on small cases made by hand.
+
+Tests are named after the line they show. Lines 5, 7 and 10 to 13 need whole runs too, on the FLUX calibration.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
+from statistics import fmean
+from typing import Any
 
 import pytest
 
 from genserve.domain import events as e
 from genserve.domain.plan import Start
+from genserve.domain.request import Stage
 from genserve.planners.tetriserve import Option, Part, TetriServe, minimum_allocation, pack, reference_step_us
 from genserve.simulate.calibration import load_calibration
-from genserve.simulate.compare import Entrant, Setting, build_scenario, run_one
+from genserve.simulate.compare import Entrant, Setting, build_scenario, parse_entrant, run_one
 from genserve.simulate.simulation import simulate
 from genserve.simulate.workloads import Workload
+from tests.planners.counting import lines_run
 from tests.planners.states import a_scene, a_spec, a_task, free_of_charge, started, stopped
 
 FLUX = load_calibration("tetriserve")
@@ -100,10 +107,32 @@ def test_7_a_continuing_request_keeps_its_gpus() -> None:
     assert plan.actions == ()
 
 
+def test_7_a_run_counts_its_moves_and_few_steps_are_followed_by_one() -> None:
+    """A move is a denoising segment that shares no GPU with the request's last one."""
+    scenario = build_scenario(Setting(Workload("tetriserve", rate=12, requests=40)), 0)
+    last: dict[str, tuple[str, ...]] = {}
+    moves = 0
+    for r in simulate(TetriServe(), scenario).log:
+        if isinstance(r.event, e.StageStarted) and r.event.stage is Stage.DENOISE:
+            moves += r.stream in last and not set(last[r.stream]) & set(r.event.workers)
+            last[r.stream] = r.event.workers
+    assert len(last) == 40
+    assert moves / 40 < 0.5
+
+
 def test_8_after_scale_up_no_gpu_is_idle_while_somebody_could_run_faster_on_it() -> None:
     state = a_scene(8, costs=COSTS).wait(image(2048, "r", within=30)).at(0.5)
     assert started(ROUNDS.plan(state, 0)) == {"r": 8}
     assert started(TetriServe(round_ms=500, scale_up=False).plan(state, 0))["r"] < 8
+
+
+def test_9_the_knapsack_grows_linearly_in_requests_and_looks_at_each_option_once_per_budget() -> None:
+    def work(requests: int) -> int:
+        row = [Option(0, True), Option(1, True), Option(2, False)]
+        return lines_run(pack, [row] * requests, 8)
+
+    assert work(48) < 2.05 * work(24)
+    assert work(48) < 10 * (48 * 3 * 9)
 
 
 def test_a_running_request_is_widened_at_a_round_start_only_where_that_is_faster() -> None:
@@ -116,11 +145,35 @@ def test_the_round_is_five_steps_of_the_largest_shape_at_its_usual_degree() -> N
     assert TetriServe().round_us(COSTS) == 491_240
 
 
+def on_time(planner: str, *, seeds: int = 2, **fields: Any) -> float:
+    workload = Workload("tetriserve", **{"rate": 12.0, "requests": 60, **fields})
+    entrant = parse_entrant(planner)
+    return fmean(run_one(Setting(workload), entrant, seed).attainment["all"] for seed in range(seeds))
+
+
+def by_granularity(steps: int) -> float:
+    return on_time(f"tetriserve:granularity={steps}", rate=18.0, sigma=1.2, sizes="skewed")
+
+
+def test_10_rounds_of_ten_and_fifteen_steps_are_too_coarse_under_load() -> None:
+    assert by_granularity(5) > by_granularity(10) > by_granularity(15)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a round of one step is the best here (50% against 46 for five, 38 and 33 for ten and fifteen): the paper's "
+    "cost of a round is that of its scheduler and launches, for which no number is published and ours charges none",
+)
+def test_10_rounds_of_one_step_are_worse_than_of_five() -> None:
+    assert by_granularity(1) < by_granularity(5)
+
+
+@pytest.mark.parametrize("sizes", ["uniform", "skewed"])
 @pytest.mark.parametrize("scale", [1.0, 1.5])
-def test_11_scale_up_raises_attainment(scale: float) -> None:
-    setting = Setting(Workload("tetriserve", rate=12, requests=60, sigma=scale))
-    full = run_one(setting, Entrant("tetriserve"), 0).attainment["all"]
-    assert full > run_one(setting, Entrant("tetriserve", {"scale_up": False}), 0).attainment["all"]
+def test_11_placement_preservation_helps_and_the_full_system_is_the_highest(sizes: str, scale: float) -> None:
+    bare, preserving = "tetriserve:scale_up=false:placement_preservation=false", "tetriserve:scale_up=false"
+    column = [on_time(p, sigma=scale, sizes=sizes) for p in (bare, preserving, "tetriserve")]
+    assert column == sorted(set(column))
 
 
 def test_12_attainment_rises_with_the_deadline_scale_and_falls_with_the_rate() -> None:

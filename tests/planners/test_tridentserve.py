@@ -1,14 +1,31 @@
-"""TridentServe: what a faithful implementation must show (list of the spec), on small cases made by hand."""
+"""TridentServe: what a faithful implementation must show (list of the spec), on small cases made by hand.
+
+Tests are named after the line they show. Stages apart (11, 12) are shown under every planner in
+``tests/simulate/test_residency``, and on live workers in ``tests/scheduling/test_residency``.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from genserve.domain.plan import Start
+from genserve.domain.cluster import ClusterState
+from genserve.domain.costs import CostData, CostTable, Prices
+from genserve.domain.events import (
+    AttemptFailed,
+    RequestCompleted,
+    RequestPaused,
+    StageFinished,
+    StageLoaded,
+    StageStarted,
+    StageUnloaded,
+    StepsFinished,
+)
+from genserve.domain.plan import Plan, Start, Unload
 from genserve.domain.request import Stage
 from genserve.planners.tridentserve import Choice, TridentServe, knapsack, min_degree
 from genserve.planners.tridentserve_placement import Demand, imbalance, must_replan, optimal_type, place
@@ -20,6 +37,7 @@ from genserve.simulate.calibration import (
     release_allowance_s,
 )
 from genserve.simulate.compare import Entrant, Setting, run_one
+from genserve.simulate.simulation import Scenario, simulate
 from genserve.simulate.workloads import Workload
 from tests.planners.states import a_scene, a_spec, a_task, free_of_charge, started
 
@@ -143,6 +161,43 @@ def test_10_stage_counts_balance_and_a_shift_of_the_mix_triggers_a_new_plan() ->
 def test_10_a_short_imbalance_or_a_recent_change_triggers_nothing() -> None:
     assert not must_replan([2.0, 1.0, 2.0])
     assert not must_replan([2.0, 2.0, 2.0], since_s=5)
+
+
+class FakeMove(TridentServe, frozen=True):
+    """The released dispatcher, with a placement plan that takes the denoiser from gpu-0000 as soon as nobody needs it.
+
+    Sooner would be an illegal plan: "leaves gpu-0000, whose queue needs it".
+    """
+
+    def plan(self, state: ClusterState, memory: Any) -> Plan:
+        plan = super().plan(state, memory)
+        model = SD3.classes[0].model
+        first = state.workers.get("gpu-0000")
+        is_needed = first is None or first.queue or plan.actions or state.clock_us < 2_000_000
+        if is_needed or (model, Stage.DENOISE) not in first.resident:
+            return plan
+        return replace(plan, actions=(*plan.actions, Unload("gpu-0000", model, Stage.DENOISE, "the mix has shifted")))
+
+
+def test_11_a_switch_of_placement_stops_nobody_and_the_first_use_of_a_missing_stage_pays_the_load() -> None:
+    model, kind = SD3.classes[0].model, "image-1536x1536x1"
+    specs = [a_request_of(SD3, kind, f"r{i}", arrival_us=at, within=200) for i, at in enumerate((0, 60_000_000))]
+    everything = tuple(f"{model}/{stage}" for stage in Stage)
+    placement = (("gpu-0000", everything), ("gpu-0001", (f"{model}/encode",)))
+    data = CostData("test", SD3.costs.stages, Prices(load_us=3_000_000))
+    run = simulate(FakeMove(), Scenario(tuple(specs), CostTable(data), gpus=2, placement=placement))
+    seen = [(r.recorded_us, r.stream, r.event) for r in run.log]
+    switched = next(at for at, _, v in seen if isinstance(v, StageUnloaded))
+    ran_over = [(v.from_step, v.to_step) for at, s, v in seen if s == "request/r0" and isinstance(v, StepsFinished)]
+    first_end = next(at for at, s, v in seen if s == "request/r0" and isinstance(v, RequestCompleted))
+    assert [s for a, b in ran_over for s in range(a, b)] == list(range(specs[0].steps))
+    assert not any(isinstance(v, RequestPaused | AttemptFailed) for _, _, v in seen)
+    assert first_end <= switched < 60_000_000
+    loads = [(s, v.took_us) for _, s, v in seen if isinstance(v, StageLoaded) and v.stage is Stage.DENOISE]
+    began = next(at for at, s, v in seen if s == "request/r1" and isinstance(v, StageStarted) and v.stage == "denoise")
+    encoded = next(at for at, s, v in seen if s == "request/r1" and isinstance(v, StageFinished))
+    assert [took for _, took in loads][:1] == [3_000_000]
+    assert began == encoded + 3_000_000
 
 
 def test_12_decode_runs_on_one_gpu_and_the_others_are_not_in_it() -> None:
