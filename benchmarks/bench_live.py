@@ -150,6 +150,12 @@ class Turns:
             answers = await drive(url, self.draw(load, repeat), send)
             self.answers.setdefault(system, {}).setdefault(load, []).extend(answers)
 
+    @property
+    def latencies_s(self) -> dict[str, float]:
+        """The client's, of our requests that were answered, by their ids."""
+        every = [a for by_load in self.answers.values() for answers in by_load.values() for a in answers]
+        return {a.request_id: a.latency_s for a in every if a.request_id and a.latency_s is not None}
+
     def draw(self, load: float, repeat: int) -> list[Arrival]:
         options = self.options
         mean_s = sum(kind.share * self.alone[kind.name] for kind in options.kinds)
@@ -170,7 +176,7 @@ def result_of(turns: Turns) -> dict[str, Any]:
         "costs": str(turns.costs),
         "logs": turns.logs,
         "systems": live_report.summarise(turns.answers, against=BASELINE),
-        "reality": compare_logs(turns.logs, turns.costs),
+        "reality": compare_logs(turns.logs, turns.costs, turns.latencies_s),
     }
 
 

@@ -6,7 +6,7 @@ of all processes on shared cores, HTTP, dispatching, storing. They are taken fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,20 @@ from genserve.cli.simulate_log import read_history
 from genserve.profile.from_log import costs_of_log
 from genserve.scheduling.costs import load_costs
 from genserve.simulate.reality import compare_outcomes, read_recording, simulate_recording
+from genserve.simulate.score import percentile
 
 
-def compare_logs(logs: Sequence[dict[str, str]], costs: Path) -> list[dict[str, Any]]:
-    """Each log by each kind of costs; a single log has no other one to take costs from."""
+def compare_logs(logs: Sequence[dict[str, str]], costs: Path, latencies_s: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Each log by each kind of costs; a single log has no other one to take costs from.
+
+    ``latencies_s`` are the client's, by request id: what they exceed the log's by is HTTP, in no simulation.
+    """
     rows = []
     for log in logs:
         recording = read_recording(read_history(log["database"]))
+        http_s = [
+            latencies_s[o.request_id] - o.latency_us / 1e6 for o in recording.outcomes if o.request_id in latencies_s
+        ]
         tables = {"profiled": load_costs(costs)}
         other = _other(logs, log)
         if other is not None:
@@ -31,7 +38,8 @@ def compare_logs(logs: Sequence[dict[str, str]], costs: Path) -> list[dict[str, 
             tables[f"log of {name}"] = costs_of_log(read_history(other["database"]), name=name)
         for name, table in tables.items():
             groups = compare_outcomes(recording.outcomes, simulate_recording(recording, costs=table))
-            rows.append({"planner": log["planner"], "repeat": log["repeat"], "costs": name, "groups": groups})
+            http = {f"p{p}_s": percentile(http_s, p) for p in (50, 99)}
+            rows.append({**log, "costs": name, "groups": groups, "http": http})
     return rows
 
 
@@ -61,6 +69,11 @@ def show_reality(rows: Sequence[dict[str, Any]]) -> None:
         whole, off = row["groups"]["all"], row["groups"]["all"]["finish_error_abs"]
         cells = [f"{whole[k]:.1f}" for k in ("recorded_on_time", "simulated_on_time")]
         cells += [f"{whole['attainment_error']:+.1f}", *(f"{100 * off[k]:.0f}%" for k in ("p50", "p90"))]
-        cells += [f"{row['groups'][m]['attainment_error']:+.1f}" for m in ("image", "video") if m in row["groups"]]
+        cells += [_error(row["groups"], media) for media in ("image", "video")]
+        cells += [f"{row['http'][k]:.3f}" for k in ("p50_s", "p99_s")]
         table.add_row(f"{row['planner']}-{row['repeat']}", row["costs"], str(whole["requests"]), *cells)
     Console(width=140).print(table)
+
+
+def _error(groups: Mapping[str, Any], media: str) -> str:
+    return f"{groups[media]['attainment_error']:+.1f}" if media in groups else "-"
