@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import Any
 import torch
 
 from genserve.diffusion.catalog import Catalog
-from genserve.diffusion.denoising import Denoising
+from genserve.diffusion.denoising import Denoising, join
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, save
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_state import receive, send
+from genserve.diffusion.parallel_state import from_bytes, pack, receive, send, to_bytes
 from genserve.diffusion.parallel_world import World, host_store
 from genserve.errors import GenServeError
 
 NAMES = ("r0", "r1", "r2", "r3")
+PATIENCE_S = 200.0
 
 
 class Rank:
@@ -35,9 +37,11 @@ class Rank:
         self.world: World | None = None
         self.held: Denoising | None = None
 
-    def join(self, port: int, generation: int, roster: tuple[str, ...]) -> int:
+    def join(self, port: int, generation: int, roster: tuple[str, ...], step_timeout_s: float) -> int:
         """Form a world; how many groups this rank is in."""
-        self.world = World(self.me, roster, store_port=port, generation=generation, timeout_s=60.0)
+        self.world = World(
+            self.me, roster, store_port=port, generation=generation, timeout_s=60.0, step_timeout_s=step_timeout_s
+        )
         self.world.form()
         return len(self.world._groups)
 
@@ -65,15 +69,27 @@ class Rank:
         if self.me != leader:
             self.held = None
 
-    def take(self, name: str) -> bytes:
-        """Give the latents up, as a checkpoint."""
-        model, _ = self._model(name)
+    def saved(self, name: str) -> list[bytes]:
+        """Every member's checkpoint; the batch goes on."""
         assert self.held is not None
-        data, self.held = save(model, self.held), None
+        return [save(self._model(name)[0], self.held, index) for index in range(len(self.held.members))]
+
+    def load(self, name: str, generations: tuple[Generation, ...], checkpoints: list[bytes]) -> None:
+        """Go on from checkpoints; what was held is dropped."""
+        model, _ = self._model(name)
+        self.held = join([load(model, g, data) for g, data in zip(generations, checkpoints, strict=True)])
+
+    def take(self, name: str) -> bytes:
+        """Give the batch up, for another rank's ``give``."""
+        assert self.held is not None
+        data, self.held = to_bytes(pack(self._model(name)[0], self.held)), None
         return data
 
-    def give(self, name: str, generation: Generation, data: bytes) -> None:
-        self.held = load(self._model(name)[0], generation, data)
+    def give(self, name: str, data: bytes) -> None:
+        self.held = from_bytes(self._model(name)[0], data)
+
+    def forget(self) -> None:
+        self.held = None
 
     def latents(self) -> torch.Tensor:
         assert self.held is not None
@@ -149,29 +165,43 @@ class Ranks:
             process.start()
             self._processes[name], self._pipes[name] = process, ours
 
-    def form(self, *names: str) -> list[int]:
+    def form(self, *names: str, step_timeout_s: float = 60.0) -> list[int]:
         """A new generation of the world among those processes."""
         self._generation += 1
         self._store = host_store()
-        return self.ask(names, "join", self._store.port, self._generation, names)
+        return self.ask(names, "join", self._store.port, self._generation, names, step_timeout_s)
 
     def ask(self, names: tuple[str, ...], method: str, *args: Any) -> list[Any]:
+        """Every answer; all are heard before failures are raised, so that the next question meets its own."""
         self.tell(names, method, *args)
-        return [self.hear(name) for name in names]
+        answers = {name: self._answer(name) for name in names}
+        failures = {name: content for name, (is_fine, content) in answers.items() if not is_fine}
+        if failures:
+            raise AssertionError(f"{method}: {failures}")
+        return [content for _, content in answers.values()]
 
     def tell(self, names: tuple[str, ...], method: str, *args: Any) -> None:
         for name in names:
             self._pipes[name].send((method, args))
 
     def hear(self, name: str) -> Any:
-        is_fine, answer = self._pipes[name].recv()
+        is_fine, answer = self._answer(name)
         if not is_fine:
             raise AssertionError(f"{name}: {answer}")
         return answer
 
+    def _answer(self, name: str) -> tuple[bool, Any]:
+        if not self._pipes[name].poll(PATIENCE_S):
+            raise TimeoutError(f"{name} does not answer")
+        return self._pipes[name].recv()  # type: ignore[no-any-return]
+
     def kill(self, name: str) -> None:
         self._processes[name].kill()
         self._processes[name].join()
+
+    def suspend(self, name: str) -> None:
+        """It hangs: alive, connected, and silent."""
+        os.kill(self._processes[name].pid, signal.SIGSTOP)
 
     def stop(self) -> None:
         for name in self._processes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.parallel_world import World, aligned_groups, host_store
@@ -17,6 +18,7 @@ from tests.elastic.ranks import Ranks
 pytestmark = [pytest.mark.models, pytest.mark.timeout(300)]
 
 NAME = "tiny-wan"
+STEP_TIMEOUT_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def trio(models_dir: Path) -> Iterator[Ranks]:
     """Three processes of their own in one world, to be killed."""
     ranks = Ranks(models_dir)
     ranks.start("r0", "r1", "r2")
-    ranks.form("r0", "r1", "r2")
+    ranks.form("r0", "r1", "r2", step_timeout_s=STEP_TIMEOUT_S)
     yield ranks
     ranks.stop()
 
@@ -45,21 +47,37 @@ def test_a_world_that_others_do_not_join_says_so_within_its_time() -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_rank_that_dies_mid_step_frees_its_group_and_comes_back_in_a_new_generation(trio: Ranks) -> None:
-    generation = a_generation(Catalog.load().get(NAME), width=128, height=128, frames=17, steps=60)
+@pytest.mark.parametrize(
+    ("victim", "left", "harm"), [("r0", "r1", "kill"), ("r1", "r0", "kill"), ("r1", "r0", "suspend")]
+)
+def test_a_leader_or_member_that_dies_or_hangs_mid_step_costs_only_the_steps_since_the_checkpoint(
+    trio: Ranks, victim: str, left: str, harm: str
+) -> None:
+    """The group comes down within the step's time limit, its other member goes on elsewhere, and a new generation
+    has everybody again."""
+    generation = a_generation(Catalog.load().get(NAME), width=128, height=128, frames=17, steps=100)
+    pair = ("r0", "r1")
     trio.ask(("r0",), "begin", NAME, generation)
-    trio.ask(("r0", "r1"), "run", NAME, ("r0", "r1"), "r0", 1)
-    trio.tell(("r0",), "broken", NAME, ("r0", "r1"), "r0")
-    trio.tell(("r1",), "run", NAME, ("r0", "r1"), "r0", 100)
-    time.sleep(0.3)
-    trio.kill("r1")
+    trio.ask(pair, "run", NAME, pair, "r0", 1)
+    (saved,) = trio.ask(("r0",), "saved", NAME)
+    trio.tell((left,), "broken", NAME, pair, "r0")
+    trio.tell((victim,), "run", NAME, pair, "r0", 90)
+    time.sleep(0.5)
+    getattr(trio, harm)(victim)
     began = time.monotonic()
-    assert trio.hear("r0") == "group_lost"
-    assert time.monotonic() - began < 5
-    trio.start("r1")
-    trio.form("r0", "r1", "r2")
+    assert trio.hear(left) == "group_lost"
+    assert time.monotonic() - began < STEP_TIMEOUT_S + 10
+    trio.ask((left, "r2"), "load", NAME, (generation,), saved)
+    trio.ask((left, "r2"), "run", NAME, (left, "r2"), left, 1)
+    (elsewhere,) = trio.ask((left,), "latents")
+    trio.ask(("r2",), "load", NAME, (generation,), saved)
+    trio.ask(("r2",), "run", NAME, ("r2",), "r2", 1)
+    assert torch.equal(elsewhere, trio.ask(("r2",), "latents")[0])
+    trio.kill(victim)
+    trio.start(victim)
+    trio.form("r0", "r1", "r2", step_timeout_s=STEP_TIMEOUT_S)
     trio.ask(("r0",), "begin", NAME, generation)
-    trio.ask(("r0", "r1"), "run", NAME, ("r0", "r1"), "r0", 2)
+    trio.ask(pair, "run", NAME, pair, "r0", 2)
 
 
 def test_a_member_that_gives_a_group_up_lets_the_others_go_and_the_group_can_be_formed_again(trio: Ranks) -> None:
