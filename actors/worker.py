@@ -10,25 +10,21 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from actors.framework.runtime import Runtime, UnreachableError
 from actors.line import Line
 from actors.outbox import Outbox
-from actors.relay import Ledger, Left, Milestones
+from actors.register import Register
+from actors.relay import Ledger, Left
+from actors.supply import Supply
 from actors.teams import Teams
-from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.files import read_verified
-from genserve.scheduling.segments import LEAVING, Assignment, Revision, Runner, run_segment
+from genserve.scheduling.segments import Assignment, Runner, run_segment
 from observability.logging import get_logger
-
-MAX_REMEMBERED = 1_000
-"""Ended segments whose ids are kept, so that a repeated command is recognised."""
 
 
 class Worker:
@@ -48,16 +44,13 @@ class Worker:
         self._runner: Runner | None = None
         self._epoch = 0
         self._line = Line()
-        self._milestones = Milestones()
+        self._register = Register()
         self._ledger = Ledger()
-        self._left: dict[str, tuple[str, ...]] = {}
-        self._revisions: dict[str, Revision] = {}
-        self._attempts: dict[str, dict[str, int]] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()
         self._outbox = Outbox(runtime)
         self._teams = Teams(runtime, worker_id, self._outbox)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-steps")
         self._files = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-files")
+        self._supply = Supply(runtime, worker_id, self._files)
         self._waking: asyncio.Task[Runner] | None = None
         self._main: asyncio.Task[None] | None = None
 
@@ -70,7 +63,7 @@ class Worker:
         Segments that wait for other workers are dropped for a new leader, who tells again what still holds.
         """
         if epoch > self._epoch:
-            self._drop(self._line.clear(only_waiting=True))
+            self._register.drop(self._line.clear(only_waiting=True))
         self._epoch = max(self._epoch, epoch)
         if lost == self.incarnation:
             self._start_over()
@@ -82,7 +75,7 @@ class Worker:
             device=runner.device,
             memory_bytes=runner.memory_bytes,
             resident=runner.resident,
-            segments=(*self._revisions, *self._outbox.segments()),
+            segments=(*self._register.live, *self._outbox.segments()),
         )
 
     def _start_over(self) -> None:
@@ -90,10 +83,8 @@ class Worker:
         self.incarnation += 1
         self._ledger.clear()
         for segment_id in self._line.clear():
-            self._end(segment_id)
-        self._milestones.give_up()
-        for revision in self._revisions.values():
-            revision.change(stop=True, drop=())
+            self._register.end(segment_id)
+        self._register.start_over()
 
     async def _wake(self) -> Runner:
         """Load the models once, however often and by whomever this worker is greeted meanwhile."""
@@ -129,12 +120,9 @@ class Worker:
         refusal = self._find_refusal(command)
         if refusal is not None:
             self._teams.refuse(command)
-            self._milestones.reach(command.segment_id, None)
+            self._register.refuse(command.segment_id)
             return refusal
-        known = command.segment_id in self._revisions or command.segment_id in self._ended
-        if not known:
-            self._revisions[command.segment_id] = Revision()
-            self._attempts[command.segment_id] = {m.request_id: m.attempt for m in command.members}
+        if self._register.enter(command):
             until = partial(self._wait_for_other, command) if command.after_on else None
             self._line.put(command, until=until)
         return p.Answer()
@@ -143,7 +131,7 @@ class Worker:
         """Change a queued or running segment at its next boundary."""
         if command.epoch < self._epoch:
             return self._stale(command.epoch)
-        revision = self._revisions.get(command.segment_id)
+        revision = self._register.revision(command.segment_id)
         if revision is None:
             return p.Answer("unknown_segment", f"{self.worker_id} has no segment {command.segment_id}")
         revision.change(stop=command.stop, drop=command.drop)
@@ -158,11 +146,11 @@ class Worker:
 
     async def reached(self, segment_id: str, incarnation: int) -> Left:
         """Returns when a segment of that incarnation's has ended; who left it early, None where it will not run."""
-        return await self._milestones.wait(segment_id) if incarnation == self.incarnation else None
+        return await self._register.end_of(segment_id) if incarnation == self.incarnation else None
 
     async def told(self, segment_id: str) -> None:
         """Returns when a segment has ended and the log has heard of it."""
-        await self._milestones.wait(segment_id)
+        await self._register.end_of(segment_id)
         await self._outbox.drained()
 
     async def changes(self, recorded: int) -> tuple[tuple[int, p.StageChange], ...]:
@@ -245,14 +233,16 @@ class Worker:
             if isinstance(command, p.HoldStage):
                 await loop.run_in_executor(self._thread, self._hold, command, loop)
                 continue
-            revision = self._revisions[command.segment_id]
-            fetched = await self._fetch(command, revision)
+            revision = self._register.revision(command.segment_id)
+            assert revision is not None, "what is in the line is in the register"
+            runner = self._require_runner()
+            fetched = await self._supply.fetch(command, runner, without=(*revision.drop, *revision.skip))
             assignment = Assignment(command, revision, fetched, self._line.wanted())
             post = self._poster(loop, command)
             run = await self._teams.enter(command) if len(command.group) > 1 else run_segment
-            await loop.run_in_executor(self._thread, run, self._require_runner(), assignment, post, self._files)
+            await loop.run_in_executor(self._thread, run, runner, assignment, post, self._files)
             self._teams.leave(command)
-            self._end(command.segment_id)
+            self._register.end(command.segment_id)
 
     def _hold(self, command: p.HoldStage, loop: asyncio.AbstractEventLoop) -> None:
         """On the step thread; what cannot be done is told where what was done would be."""
@@ -273,18 +263,15 @@ class Worker:
 
     async def _wait_for_other(self, command: p.RunSegment) -> None:
         """Until the segment before this one has ended on its worker; whoever left there early is left out here."""
-        revision = self._revisions[command.segment_id]
         left: Left = None
         try:
             other = self._runtime.find(command.after_on)
             left = await other.ask("reached", command.after, command.after_incarnation)
         except (UnreachableError, GenServeError) as error:
             get_logger("genserve.worker").warning("nobody to wait for", segment_id=command.after, reason=str(error))
-        if left is None:
-            left = tuple(m.request_id for m in command.members)
-        else:
+        if left is not None:
             self._outbox.owe(self._ask_told(command))
-        revision.skip = (*revision.skip, *left)
+        self._register.skip(command, left)
 
     async def _ask_told(self, command: p.RunSegment) -> None:
         with contextlib.suppress(UnreachableError, GenServeError):
@@ -300,64 +287,5 @@ class Worker:
         return post
 
     def _pass_on(self, actor: str, report: p.AnyReport) -> None:
-        """Send a report; if the request leaves its segment with it, its segments queued so far are void.
-
-        Those of a later attempt are not: the scheduler may have given this one up before it was told.
-        """
-        if isinstance(report, LEAVING):
-            self._left[report.segment_id] = (*self._left.get(report.segment_id, ()), report.request_id)
-            for segment_id, revision in self._revisions.items():
-                is_later = self._attempts[segment_id].get(report.request_id, 0) > report.attempt
-                if segment_id != report.segment_id and not is_later:
-                    revision.skip = (*revision.skip, report.request_id)
+        self._register.note(report)
         self._outbox.post(actor, report)
-
-    async def _fetch(self, command: p.RunSegment, revision: Revision) -> dict[str, bytes | None]:
-        """Latents that another worker or the disk holds, for members that this one does not."""
-        if command.stage is Stage.ENCODE or command.leader != self.worker_id:
-            return {}
-        runner = self._require_runner()
-        found: dict[str, bytes | None] = {}
-        for member in command.members:
-            is_out = member.request_id in revision.drop or member.request_id in revision.skip
-            if not is_out and not runner.holds(member.request_id, member.attempt):
-                home = command.after_on or member.home
-                found |= await self._fetch_one(member, home, command.from_step)
-        return found
-
-    async def _fetch_one(self, member: p.Member, home: str, step: int | None) -> dict[str, bytes | None]:
-        """From its home, else from disk; nothing where neither is of that step."""
-        moved = await self._move_in(member, home)
-        checkpoint = member.checkpoint
-        if moved is not None:
-            return {member.request_id: moved}
-        if checkpoint is None or (step is not None and checkpoint.step != step):
-            return {}
-        read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
-        return {member.request_id: await read}
-
-    async def _move_in(self, member: p.Member, home: str) -> bytes | None:
-        """What the home gives up; without an answer disk is the truth, so no error matters here."""
-        if home in ("", self.worker_id):
-            return None
-        try:
-            holder = self._runtime.find(home)
-            moved: bytes | None = await holder.ask("hand_over", member.request_id, member.attempt)
-        except Exception as error:
-            get_logger("genserve.worker").warning("not handed over", request_id=member.request_id, reason=str(error))
-            return None
-        return moved
-
-    def _end(self, segment_id: str) -> None:
-        skipped = self._revisions[segment_id].skip
-        self._drop([segment_id])
-        self._milestones.reach(segment_id, (*skipped, *self._left.pop(segment_id, ())))
-        self._ended[segment_id] = None
-        while len(self._ended) > MAX_REMEMBERED:
-            self._ended.popitem(last=False)
-
-    def _drop(self, segment_ids: Iterable[str]) -> None:
-        """As if they had never been told."""
-        for segment_id in segment_ids:
-            del self._revisions[segment_id]
-            del self._attempts[segment_id]

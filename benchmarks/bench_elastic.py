@@ -4,7 +4,8 @@
 
 The plain side is what a user would write: two processes, the global process group, diffusers' own configuration on a
 device mesh, one Wan pipeline, steps timed by its callback. Ours are the measuring processes of ``genserve profile``,
-whose steps are those of a worker, plus the leader's word, timed apart. The two sides take turns.
+whose steps are those of a worker, plus the leader's word, timed apart. The two sides take turns. Bubbles, the time that
+passes on a worker's step thread between two queued segments, are taken from a worker of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bubbles import measure_bubbles
 from genserve.diffusion.build import build_models
 from genserve.diffusion.catalog import Catalog
 from genserve.domain.request import Shape, Stage
@@ -49,6 +51,7 @@ def main() -> None:
         words = meters.ask(meters.names, "time_words", meters.names, 200)[0]
         prices = meters.ask(meters.names, "time_prices", Task(MODEL, Stage.DENOISE, shape), meters.names, 5)[0]
     report(ours, plain, statistics.median(words), prices)
+    report_bubbles(measure_bubbles(options.models, MODEL, shape, steps=options.steps, rounds=ROUNDS * 2))
 
 
 def report(ours: dict[int, list[int]], plain: dict[int, list[int]], word_us: float, prices: dict[str, int]) -> None:
@@ -62,6 +65,14 @@ def report(ours: dict[int, list[int]], plain: dict[int, list[int]], word_us: flo
     print(f"the leader's word {word_us / 1e3:.2f} ms, {word_us / step[1]:.2%} of a step")
     for name, us in sorted(prices.items()):
         print(f"{name.removesuffix('_us'):<8} {us / 1e3:8.2f} ms, {us / step[1]:7.2%} of a step")
+
+
+def report_bubbles(gaps: dict[str, list[int]]) -> None:
+    """Medians and the worst, as shares of the median step."""
+    step = statistics.median(gaps.pop("step"))
+    for name, us in gaps.items():
+        middle, worst = statistics.median(us), max(us) / step
+        print(f"bubble, {name}: {middle / 1e3:.2f} ms, {middle / step:.2%} of a step; worst of {len(us)} {worst:.2%}")
 
 
 def low(times: list[int]) -> int:

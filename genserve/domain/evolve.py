@@ -12,10 +12,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from genserve.domain import events as e
-from genserve.domain.cluster import ClusterState, Pace, Request, Segment, Undecided, Worker
+from genserve.domain.apply import apply_plan
+from genserve.domain.cluster import ClusterState, Pace, Request, Undecided, Worker
 from genserve.domain.costs import CostTable
 from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
-from genserve.domain.plan import Accept, Cancel, Defer, Start, Yield
+from genserve.domain.losses import cut_short, drop_worker
 from genserve.domain.request import Checkpoint, Stage, Status
 
 FOLD_VERSION = 2
@@ -199,7 +200,7 @@ def _worker_joined(draft: Draft, event: e.WorkerJoined, recorded: e.Recorded) ->
     old = draft.workers.get(event.worker_id)
     if old is not None and event.incarnation <= old.incarnation:
         return
-    _drop_worker(draft, event.worker_id)
+    drop_worker(draft, event.worker_id)
     draft.workers[event.worker_id] = Worker(
         event.worker_id, event.incarnation, event.node, event.device, event.memory_bytes, event.resident
     )
@@ -208,46 +209,7 @@ def _worker_joined(draft: Draft, event: e.WorkerJoined, recorded: e.Recorded) ->
 def _worker_lost(draft: Draft, event: e.WorkerLost, recorded: e.Recorded) -> None:
     worker = draft.workers.get(event.worker_id)
     if worker is not None and worker.incarnation <= event.incarnation:
-        _drop_worker(draft, event.worker_id)
-
-
-def _drop_worker(draft: Draft, worker_id: str) -> None:
-    worker = draft.workers.pop(worker_id, None)
-    if worker is None:
-        return
-    for segment_id in worker.queue:
-        segment = draft.segments.get(segment_id)
-        for request_id in segment.request_ids if segment else ():
-            request = draft.requests[request_id]
-            kept = _segments_elsewhere(draft, request, segment_id, worker_id)
-            if kept:
-                _cut_short(draft, request, kept)
-            else:
-                next_attempt(draft, request, failures=int(request.status is Status.RUNNING))
-    for request in tuple(draft.requests.values()):
-        if request.home == worker_id and request.status is not Status.FINISHING and not _is_decoded(draft, request):
-            next_attempt(draft, request, failures=0)
-
-
-def _is_decoded(draft: Draft, request: Request) -> bool:
-    """Whether its latents have moved on to the worker that decodes them now."""
-    segments = (draft.segments.get(s) for s in request.segments)
-    return any(s is not None and s.is_running and s.stage is Stage.DECODE for s in segments)
-
-
-def _segments_elsewhere(draft: Draft, request: Request, segment_id: str, worker_id: str) -> tuple[str, ...]:
-    """What comes before a lost encode or decode and runs on other workers: that goes on."""
-    before = request.segments[: request.segments.index(segment_id)]
-    if draft.segments[segment_id].stage is Stage.DENOISE:
-        return ()
-    return () if any(worker_id in draft.segments[s].workers for s in before) else before
-
-
-def _cut_short(draft: Draft, request: Request, kept: tuple[str, ...]) -> None:
-    """Void the segments behind those that are kept; whoever is then idle is planned again."""
-    for later in request.segments[len(kept) :]:
-        leave(draft, later, request.request_id)
-    draft.requests[request.request_id] = replace(request, segments=kept)
+        drop_worker(draft, event.worker_id)
 
 
 def _stage_loaded(draft: Draft, event: e.StageLoaded, recorded: e.Recorded) -> None:
@@ -280,69 +242,7 @@ def _costs_updated(draft: Draft, event: e.CostsUpdated, recorded: e.Recorded) ->
 
 
 def _plan_decided(draft: Draft, event: e.PlanDecided, recorded: e.Recorded) -> None:
-    for action in event.actions:
-        if isinstance(action, Start):
-            _apply_start(draft, action, event.clock_us)
-        elif isinstance(action, Yield):
-            segment = draft.segments.get(action.segment_id)
-            if segment is not None:
-                draft.segments[action.segment_id] = replace(segment, yielding=True)
-        elif isinstance(action, Cancel):
-            request = draft.requests.get(action.request_id)
-            if request is not None:
-                draft.requests[action.request_id] = replace(request, stopping=True)
-        elif isinstance(action, Accept | Defer):
-            _apply_answer(draft, action)
-    for waiting in event.waiting:
-        request = draft.requests.get(waiting.request_id)
-        if request is not None:
-            draft.requests[waiting.request_id] = replace(request, told=waiting.reason)
-
-
-def _apply_answer(draft: Draft, action: Accept | Defer) -> None:
-    """An accepted answer is the result; a deferred request waits again, as one for the heavy model."""
-    request = draft.requests.get(action.request_id)
-    if request is None or not request.is_answered:
-        return
-    request = replace(request, score_permille=-1)
-    if isinstance(action, Defer):
-        spec = request.spec
-        spec = replace(spec, model=spec.heavy_model, steps=spec.heavy_steps or spec.steps, heavy_model="")
-        request = replace(
-            request,
-            spec=spec,
-            status=Status.WAITING,
-            stage=Stage.ENCODE,
-            step=0,
-            degree=0,
-            checkpoint=None,
-            pace_permille=0,
-            told="",
-        )
-    draft.requests[action.request_id] = request
-
-
-def _apply_start(draft: Draft, start: Start, clock_us: int) -> None:
-    if not (draft.requests.keys() >= {*start.request_ids} and draft.workers.keys() >= {*start.workers}):
-        return
-    segment = Segment(
-        start.segment_id,
-        start.request_ids,
-        start.model,
-        start.stage,
-        start.workers,
-        start.from_step,
-        start.to_step,
-        start.after,
-        clock_us,
-    )
-    draft.segments[start.segment_id] = segment
-    for request_id in start.request_ids:
-        request = draft.requests[request_id]
-        draft.requests[request_id] = replace(request, segments=(*request.segments, start.segment_id), told="")
-    for worker_id in start.workers:
-        worker = draft.workers[worker_id]
-        draft.workers[worker_id] = replace(worker, queue=(*worker.queue, start.segment_id))
+    apply_plan(draft, event)
 
 
 def _action_refused(draft: Draft, event: e.ActionRefused, recorded: e.Recorded) -> None:
@@ -354,7 +254,7 @@ def _action_refused(draft: Draft, event: e.ActionRefused, recorded: e.Recorded) 
         if not kept:
             next_attempt(draft, request, failures=1)
             continue
-        _cut_short(draft, replace(request, failures=request.failures + 1), kept)
+        cut_short(draft, replace(request, failures=request.failures + 1), kept)
 
 
 _HANDLERS: dict[type[e.Event], Callable[[Draft, Any, e.Recorded], None]] = {
