@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from genserve.domain.events import Recorded
 from genserve.domain.evolve import FOLD_VERSION
@@ -36,17 +36,15 @@ class Recollection:
             self._loop.state, self._loop.memory = folded.state, folded.memory
             self._translator.thaw(folded.state, folded.trails)
             self._stored_at = folded.state.position
-        for page in await self._read_tail(self._stored_at):
+        async for page in self._tail(self._stored_at):
             self._loop.fold(page)
             self._translator.warm(page)
 
-    async def _read_tail(self, position: int) -> list[Sequence[Recorded]]:
-        pages: list[Sequence[Recorded]] = []
+    async def _tail(self, position: int) -> AsyncIterator[Sequence[Recorded]]:
         while position < self._journal.position:
             page = await asyncio.to_thread(self._journal.reader.read, position, PAGE)
-            pages.append(page)
+            yield page
             position = page[-1].position
-        return pages
 
     def find_due(self) -> Snapshot | None:
         """What is worth storing now: not while telemetry has still to hear of what the loop has folded."""
