@@ -107,7 +107,7 @@ def write_text(path: Path, text: str) -> None:
 
 def print_tables(result: dict[str, Any]) -> None:
     """What people want to see first, one table per point of a sweep."""
-    console = Console(width=None if Console().is_terminal else 150)
+    console = Console(width=None if Console().is_terminal else 240)
     for point in result.get("points", [result]):
         title = ", ".join(f"{k} {v}" for k, v in point.get("at", {}).items())
         console.print(_table(point, title))
@@ -152,7 +152,7 @@ def _table(point: dict[str, Any], title: str) -> Table:
     has_door = any("admission" in row for row in point["planners"].values())
     columns += ["goodput %", "avoidable %"] if has_door else []
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
     for label, row in point["planners"].items():
         latency = row["latency_s"]["all"]
         cells = [label, *(_percent(row[g]) for g in ("attainment", "image", "video"))]
