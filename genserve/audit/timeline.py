@@ -52,7 +52,7 @@ class Life(Struct, frozen=True):
 
 
 class Timeline(Struct, frozen=True):
-    """All of it, from the first submission on, in the order of the log; times are microseconds since the epoch."""
+    """All of it, from the first thing to be drawn on, in the order of the log; microseconds since the epoch."""
 
     slices: tuple[Slice, ...]
     decisions: tuple[Decision, ...]
@@ -101,6 +101,11 @@ class _Book:
         handler = _HANDLERS.get(type(recorded.event))
         if handler is not None:
             handler(self, recorded, recorded.event)
+        if self.lives or self.running or self.decisions:
+            self._measure()
+
+    def _measure(self) -> None:
+        self.first_us = self.first_us or self.now_us
         depth = len(self.waiting)
         if not self.depths or self.depths[-1][1] != depth:
             self.depths.append((self.now_us, depth))
@@ -115,7 +120,6 @@ class _Book:
 
     def _submitted(self, recorded: e.Recorded, event: e.RequestSubmitted) -> None:
         spec = event.request
-        self.first_us = self.first_us or self.now_us
         self.lives[spec.request_id] = Life(spec.request_id, spec.model, self.now_us, spec.deadline_us, 0, "")
         self.waiting.add(spec.request_id)
 

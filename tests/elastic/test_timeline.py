@@ -90,6 +90,15 @@ def test_the_trace_has_a_track_per_gpu_an_arrow_per_start_and_a_counter() -> Non
     assert [ev["name"] for ev in events if ev["ph"] == "X" and ev["cat"] == "denoise"] == ["v1", "v1"]
 
 
+def test_nothing_is_drawn_before_the_beginning() -> None:
+    log = Log()
+    log.add(SCHEDULER_STREAM, e.WakeReached())
+    log.add(request_stream("v1"), *(recorded.event for recorded in a_log().recorded if "v1" in recorded.stream))
+    for history in (log.recorded, log.recorded[2:]):
+        events = json.loads(to_trace(timeline_of(history)))["traceEvents"]
+        assert min(ev["ts"] for ev in events if ev["ph"] != "M") == 0
+
+
 def test_the_picture_stands_alone_marks_deadlines_and_escapes_names() -> None:
     log = a_log()
     log.add(request_stream("<b>"), e.RequestSubmitted(a_request("<b>", deadline_us=SECOND)))
