@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from genserve.config import Settings
 from genserve.diffusion.build import build_models
 from genserve.diffusion.catalog import Catalog
+
+if TYPE_CHECKING:
+    from tests.actors.ray_cell import RayCell
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +25,23 @@ def models_dir(pytestconfig: pytest.Config) -> Path:
     directory = cache.mkdir(f"models-diffusers-{version('diffusers')}-transformers-{version('transformers')}")
     build_models(directory, Catalog.load())
     return directory
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray, for the tests of one module; the others do without importing it."""
+    from tests.actors.ray_cell import ray_cluster
+
+    with ray_cluster():
+        yield
+
+
+@pytest.fixture
+async def cell(cluster: None, settings: Settings) -> AsyncIterator[RayCell]:
+    """The cell of the module's ``settings``. Actors are detached, so one test finds what the last one left."""
+    from tests.actors.ray_cell import RayCell
+
+    cell = RayCell(settings)
+    await cell.start()
+    yield cell
+    cell.reader.close()

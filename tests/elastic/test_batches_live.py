@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-import ray
 from msgspec.structs import replace
 from PIL import Image
 
-from actors.framework.ray_runtime import NAMESPACE
 from genserve.audit.replay import replay
-from genserve.config import Cluster, Durability, Settings, Telemetry
+from genserve.config import Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.load import load_model
 from genserve.domain import events as e
 from genserve.domain.costs import CostData, StageCost
 from genserve.domain.request import RequestSpec, Shape, Stage
-from genserve.journal.upgrade import upgrade
 from genserve.scheduling.device import generation_of
+from tests.actors.ray_cell import PATIENCE_S, RayCell, settings_of
 from tests.actors.real_models import a_tiny_image
-from tests.actors.test_ray_crashes import PATIENCE_S, RayCell
 
 pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -45,36 +40,10 @@ def some_costs() -> CostData:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(namespace=NAMESPACE, num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Settings:
     folder = tmp_path_factory.mktemp("cell")
     (folder / "costs.json").write_bytes(msgspec.json.encode(some_costs()))
-    settings = Settings(
-        data_dir=folder,
-        models_dir=models_dir,
-        costs=folder / "costs.json",
-        planner="save",
-        cluster=Cluster(workers=2, request_actors=2, device="cpu"),
-        durability=Durability(checkpoint_every_steps=5, progress_every_ms=20),
-        telemetry=Telemetry(log_level="warning"),
-    )
-    upgrade(settings.database)
-    return settings
-
-
-@pytest.fixture
-async def cell(cluster: None, settings: Settings) -> AsyncIterator[RayCell]:
-    cell = RayCell(settings)
-    await cell.start()
-    yield cell
-    cell.reader.close()
+    return settings_of(folder, models_dir, progress_every_ms=20, planner="save", costs=folder / "costs.json")
 
 
 def pictures(name: str, count: int, *, steps: int) -> list[RequestSpec]:

@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
-from actors.framework.ray_runtime import NAMESPACE
 from genserve.audit.replay import replay
-from genserve.config import Cluster, Durability, Settings, Telemetry
+from genserve.config import Settings
 from genserve.domain import events as e
 from genserve.domain.request import Stage
-from genserve.journal.upgrade import upgrade
+from tests.actors.ray_cell import RayCell, settings_of
 from tests.actors.real_models import a_tiny_video, expected_pixels
-from tests.actors.test_ray_crashes import RayCell
 
 pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(namespace=NAMESPACE, num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Settings:
-    settings = Settings(
-        data_dir=tmp_path_factory.mktemp("cell"),
-        models_dir=models_dir,
-        planner="static_sp",
-        planner_parameters={"rule": "fixed", "degree": 2},
-        cluster=Cluster(workers=2, request_actors=2, device="cpu"),
-        durability=Durability(checkpoint_every_steps=5, progress_every_ms=100),
-        telemetry=Telemetry(log_level="warning"),
-    )
-    upgrade(settings.database)
-    return settings
-
-
-@pytest.fixture
-async def cell(cluster: None, settings: Settings) -> AsyncIterator[RayCell]:
-    cell = RayCell(settings)
-    await cell.start()
-    yield cell
-    cell.reader.close()
+    planned = {"planner": "static_sp", "planner_parameters": {"rule": "fixed", "degree": 2}}
+    return settings_of(tmp_path_factory.mktemp("cell"), models_dir, **planned)
 
 
 def groups_of(cell: RayCell, request_id: str) -> list[tuple[str, ...]]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
-from actors.framework.ray_runtime import NAMESPACE
 from genserve.audit.replay import replay
-from genserve.config import Cluster, Durability, Settings, Telemetry
+from genserve.config import Settings
 from genserve.domain import events as e
 from genserve.domain.request import Stage
-from genserve.journal.upgrade import upgrade
+from tests.actors.ray_cell import RayCell, settings_of
 from tests.actors.real_models import a_tiny_image, a_tiny_video, expected_pixels
-from tests.actors.test_ray_crashes import RayCell
 
 pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -27,34 +22,10 @@ BUDGET_BYTES = 30_000_000
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(namespace=NAMESPACE, num_cpus=2, num_gpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Settings:
     placement = {"worker-0": ("*/encode", "*/decode"), "worker-*": ("tiny-wan/denoise",)}
-    settings = Settings(
-        data_dir=tmp_path_factory.mktemp("cell"),
-        models_dir=models_dir,
-        planner="fifo",
-        cluster=Cluster(workers=3, request_actors=2, device="cpu", placement=placement, memory_bytes=BUDGET_BYTES),
-        durability=Durability(checkpoint_every_steps=5, progress_every_ms=100),
-        telemetry=Telemetry(log_level="warning"),
-    )
-    upgrade(settings.database)
-    return settings
-
-
-@pytest.fixture
-async def cell(cluster: None, settings: Settings) -> AsyncIterator[RayCell]:
-    cell = RayCell(settings)
-    await cell.start()
-    yield cell
-    cell.reader.close()
+    cluster = {"workers": 3, "placement": placement, "memory_bytes": BUDGET_BYTES}
+    return settings_of(tmp_path_factory.mktemp("cell"), models_dir, planner="fifo", cluster=cluster)
 
 
 def workers_of(cell: RayCell, request_id: str, stage: Stage) -> set[str]:
