@@ -43,6 +43,7 @@ def bound(
         verdict_within=0.0, told=False,
         seeds=seeds, first_seed=first_seed,
     )  # fmt: skip
+    o.check_writable(json_file)
     with o.progress_bar("bounding") as progress:
         result = compare(setting, [], with_bound=True, jobs=jobs, progress=progress)
     o.write_json(result, json_file)

@@ -73,6 +73,7 @@ def compare(
         "admission": admission, "verdict_within": verdict_within, "told": told,
         "seeds": seeds, "first_seed": first_seed,
     }  # fmt: skip
+    o.check_writable(json_file, html)
     result = _run(given, planners, sweep, with_bound=bound, jobs=jobs)
     o.write_json(result, json_file)
     if html is not None:
@@ -91,8 +92,8 @@ def _run(given: dict[str, Any], planners: str, sweep: str, *, with_bound: bool, 
         raise CallerError("invalid_planners", "name at least one planner")
     points = []
     name, values = _parse_sweep(sweep, given)
-    for index, value in enumerate(values):
-        setting = o.make_setting(**{**given, name: value}) if name else o.make_setting(**given)
+    settings = [o.make_setting(**({**given, name: value} if name else given)) for value in values]
+    for index, (value, setting) in enumerate(zip(values, settings, strict=True)):
         what = f"{name} {value} ({index + 1}/{len(values)})" if name else "comparing"
         with o.progress_bar(what) as progress:
             result = c.compare(setting, entrants, with_bound=with_bound, jobs=jobs, progress=progress)

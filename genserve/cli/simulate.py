@@ -9,6 +9,7 @@ import typer
 
 from genserve.cli import simulating as o
 from genserve.cli.simulate_log import simulate_log
+from genserve.errors import CallerError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,6 +63,11 @@ def simulate(
     The run is the production scheduler on a simulated clock; its log obeys the laws of a live one.
     With --cells the rate is that of the whole system.
     """
+    o.check_writable(json_file, log_file)
+    if costs is not None and not from_log:
+        raise CallerError("invalid_option", "--costs goes with --from-log; a file for --workload has costs of its own")
+    if log_file is not None and (cells > 1 or from_log):
+        raise CallerError("invalid_option", "--log goes with one simulated cell, without --from-log")
     if from_log:
         simulate_log(from_log, planner, costs, json_file)
         return

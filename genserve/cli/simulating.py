@@ -27,7 +27,13 @@ ArrivalsName = Annotated[str, typer.Option("--arrivals", help="poisson, bursty, 
 Cv = Annotated[float, typer.Option(help="Coefficient of variation of bursty gaps.")]
 Requests = Annotated[int, typer.Option(help="Requests per seed.")]
 Duration = Annotated[float, typer.Option("--duration", help="Seconds of arrivals instead of a number of requests.")]
-Trace = Annotated[str, typer.Option(help="CSV or JSON file of arrivals instead of drawn ones.")]
+Trace = Annotated[
+    str,
+    typer.Option(
+        help="CSV file with a header, or JSON list of objects, of arrivals instead of drawn ones: arrival_s and "
+        "class, or arrival_s, model, width, height, frames, steps and deadline_s."
+    ),
+]
 Gpus = Annotated[int, typer.Option(help="GPUs in the pool.", min=1)]
 PerNode = Annotated[int, typer.Option("--gpus-per-node", help="Groups never cross a node.", min=1)]
 SwitchPrice = Annotated[
@@ -49,16 +55,18 @@ Seeds = Annotated[int, typer.Option(help="How many seeds.", min=1)]
 FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file; - for stdout.")]
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write one self-contained page with plots.")]
-Jobs = Annotated[int, typer.Option(help="Processes; 0 means one per core.")]
+Jobs = Annotated[int, typer.Option(help="Processes; 0 means one per core.", min=0)]
 
 
 def make_setting(**given: Any) -> Any:
-    """The Setting that options describe."""
+    """The Setting that options describe; raises CallerError ``invalid_workload`` for a value outside its limits."""
     from genserve.planners.admission import Admission
     from genserve.simulate.compare import Setting
+    from genserve.simulate.limits import check_limits
     from genserve.simulate.truth import Errors
     from genserve.simulate.workloads import Workload
 
+    check_limits(given)
     workload = Workload(**{k: given[k] for k in Workload.__struct_fields__})
     errors = Errors(**{k: given[k] for k in Errors.__struct_fields__})
     price = given["switch_price"]
@@ -96,6 +104,13 @@ def write_json(result: Any, path: Path | None) -> None:
         typer.echo(text)
     else:
         write_text(path, text)
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Raise CallerError ``cannot_write`` before a long run whose result has no folder to go to."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise CallerError("cannot_write", f"{path}: {path.parent} is no folder")
 
 
 def write_text(path: Path, text: str) -> None:

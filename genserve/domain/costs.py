@@ -9,11 +9,17 @@ import hashlib
 import math
 from collections.abc import Iterable
 from functools import cached_property
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from genserve.domain.request import Shape, Stage
+
+PositiveUs = Annotated[int, Meta(ge=1, le=10**12)]
+PriceUs = Annotated[int, Meta(ge=0, le=10**12)]
+Width = Annotated[int, Meta(ge=1, le=4096)]
+"""Of groups and batches."""
 
 UNKNOWN_STEP_US = 100_000
 """A first guess for a model that nobody has measured; corrected after its first steps."""
@@ -25,19 +31,19 @@ class StageCost(Struct, frozen=True, order=True):
     model: str
     stage: Stage
     shape: Shape
-    us: int
-    degree: int = 1
-    batch: int = 1
+    us: PositiveUs
+    degree: Width = 1
+    batch: Width = 1
 
 
 class Prices(Struct, frozen=True):
     """What changing course costs a request: seen in the papers' tables or measured here."""
 
-    switch_us: int = 1_000
-    pause_us: int = 10
-    resume_us: int = 1_000
-    move_us: int = 5_000
-    load_us: int = 1_000_000
+    switch_us: PriceUs = 1_000
+    pause_us: PriceUs = 10
+    resume_us: PriceUs = 1_000
+    move_us: PriceUs = 5_000
+    load_us: PriceUs = 1_000_000
 
 
 class StoreCost(Struct, frozen=True, order=True):
@@ -45,7 +51,7 @@ class StoreCost(Struct, frozen=True, order=True):
 
     model: str
     shape: Shape
-    us: int
+    us: PriceUs
 
 
 class Overheads(Struct, frozen=True):
@@ -55,7 +61,7 @@ class Overheads(Struct, frozen=True):
     there and the report's way back.
     """
 
-    dispatch_us: int = 0
+    dispatch_us: PriceUs = 0
     stores: tuple[StoreCost, ...] = ()
 
 

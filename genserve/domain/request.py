@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+Side = Annotated[int, Meta(ge=1)]
 
 
 class Media(StrEnum):
@@ -43,9 +46,9 @@ class Status(StrEnum):
 class Shape(Struct, frozen=True, order=True):
     """Pixels of the result; an image has one frame."""
 
-    width: int
-    height: int
-    frames: int = 1
+    width: Side
+    height: Side
+    frames: Side = 1
 
     @property
     def pixels(self) -> int:

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from genserve.domain.costs import CostData, CostTable, Prices, StageCost
 from genserve.domain.request import Media, Shape, Stage
@@ -31,8 +31,8 @@ class RequestClass(Struct, frozen=True):
     model: str
     media: Media
     shape: Shape
-    steps: int
-    allowance_us: int
+    steps: Annotated[int, Meta(ge=1)]
+    allowance_us: Annotated[int, Meta(ge=0)]
     heavy_model: str = ""
 
 
@@ -65,17 +65,18 @@ def load_calibration(name_or_path: str) -> Calibration:
     shipped = resources.files("genserve.simulate") / "data" / "calibrations" / f"{name_or_path}.json"
     source = shipped if name_or_path in calibration_names() else Path(name_or_path)
     try:
-        tree = json.loads(source.read_text())
-        family = tree["family"]
-        build = _FAMILIES[family]
+        tree = json.loads(source.read_text("utf-8-sig"))
+        build = _FAMILIES[tree["family"]]
         return build(Path(name_or_path).stem if source is not shipped else name_or_path, tree)
-    except FileNotFoundError as error:
+    except OSError as error:
         names = ", ".join(calibration_names())
         raise CallerError(
             "invalid_calibration", f"no file or calibration {name_or_path!r}; shipped: {names}"
         ) from error
-    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise CallerError("invalid_calibration", f"{name_or_path}: {error!r}") from error
+    except KeyError as error:
+        raise CallerError("invalid_calibration", f"{name_or_path}: {error} is missing or unknown") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CallerError("invalid_calibration", f"{name_or_path}: {error}") from error
 
 
 def us(seconds: float) -> int:
@@ -220,6 +221,9 @@ def _diffserve(name: str, tree: dict[str, Any]) -> Calibration:
 def _table(name: str, tree: dict[str, Any]) -> Calibration:
     costs = msgspec.convert(tree["costs"], CostData)
     classes = msgspec.convert(tree["classes"], tuple[RequestClass, ...])
+    absent = {c.model for c in classes} - {c.model for c in costs.stages if c.stage is Stage.DENOISE}
+    if absent or not classes:
+        raise ValueError(f"no cost of a step of {', '.join(sorted(absent))}" if absent else "no classes")
     return Calibration(tree.get("name", name), costs, classes, tree.get("note", ""))
 
 

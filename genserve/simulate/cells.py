@@ -19,7 +19,7 @@ from genserve.domain.request import RequestSpec, Stage
 from genserve.planners.registry import build_planner
 from genserve.simulate import compare as c
 from genserve.simulate.score import Score, Scorer, score
-from genserve.simulate.simulation import Scenario, simulate
+from genserve.simulate.simulation import simulate
 
 
 def simulate_cells(
@@ -79,9 +79,8 @@ def _run_cell(
     setting: c.Setting, entrant: c.Entrant, requests: tuple[RequestSpec, ...]
 ) -> tuple[Scorer, tuple[int, ...], float]:
     scorer = Scorer()
-    empty = replace(setting, workload=replace(setting.workload, requests=1, duration_s=0.0))
-    base = c.build_scenario(empty, setting.first_seed)
-    scenario = Scenario(requests, base.costs, setting.gpus, setting.gpus_per_node, setting.errors, seed=base.seed)
+    single = replace(setting, workload=replace(setting.workload, requests=1, duration_s=0.0))
+    scenario = replace(c.build_scenario(single, setting.first_seed), requests=requests)
     began = time.perf_counter()
     planner = build_planner(entrant.name, entrant.parameters)
     run = simulate(planner, scenario, observers=(scorer.watch,), keep_log=False)

@@ -1,23 +1,23 @@
-"""Requests to simulate: drawn from a calibration's classes, or read from a trace file; not how they are served.
+"""Requests to simulate: drawn from a calibration's classes, or of a trace (see traces); not how they are served.
 
 A workload is a value; equal values give equal requests. Every parameter is an option of the command line.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
-from genserve.domain.request import Media, RequestSpec, Shape
+from genserve.domain.request import Media, RequestSpec
 from genserve.errors import CallerError
 from genserve.simulate.calibration import SECOND_US, Calibration, RequestClass
+from genserve.simulate.limits import check_limits
+from genserve.simulate.traces import Arrival, read_trace
 
 MIXES = {"light": 0.2, "balanced": 0.5, "heavy": 0.8}
 """Share of videos (GenServe)."""
@@ -27,7 +27,7 @@ SKEWED = {"S": 0.15, "M": 0.25, "L": 0.6}
 
 
 class Workload(Struct, frozen=True):
-    """What arrives. ``rate`` is requests per minute; ``requests`` wins over ``duration_s`` where both are set.
+    """What arrives. ``rate`` is requests per minute; ``duration_s``, where set, replaces ``requests``.
 
     ``mix`` and ``sizes`` apply where classes are labelled image-S to video-L; elsewhere ``sizes`` may be "uniform" or
     "skewed" (TetriServe's formula over pixels). ``arrivals`` is poisson, bursty (Gamma gaps of
@@ -51,15 +51,20 @@ def draw_requests(workload: Workload, calibration: Calibration, *, seed: int) ->
 
     Raises CallerError ``invalid_workload``.
     """
-    if workload.trace:
-        return _read_trace(workload, calibration)
+    check_limits(asdict(workload))
+    arrivals = read_trace(Path(workload.trace), calibration) if workload.trace else _draw(workload, calibration, seed)
+    specs = [_spec(kind, at_us, index, workload.sigma) for index, (at_us, kind) in enumerate(arrivals)]
+    if not specs:
+        source = f"{workload.trace} is empty" if workload.trace else f"give seed {seed} a longer duration"
+        raise CallerError("invalid_workload", f"no request arrives: {source}")
+    return tuple(sorted(specs, key=lambda s: (s.arrival_us, s.request_id)))
+
+
+def _draw(workload: Workload, calibration: Calibration, seed: int) -> list[Arrival]:
     shares = class_shares(workload, calibration.classes)
     draw = random.Random(f"workload/{seed}")
-    specs: list[RequestSpec] = []
-    for at_us in _arrival_times(workload, random.Random(f"arrivals/{seed}")):
-        kind = draw.choices(calibration.classes, shares)[0]
-        specs.append(_spec(kind, at_us, len(specs), workload.sigma))
-    return tuple(specs)
+    times = _arrival_times(workload, random.Random(f"arrivals/{seed}"))
+    return [(at_us, draw.choices(calibration.classes, shares)[0]) for at_us in times]
 
 
 def class_shares(workload: Workload, classes: Sequence[RequestClass]) -> list[float]:
@@ -84,14 +89,15 @@ def _weight(workload: Workload, kind: RequestClass, classes: Sequence[RequestCla
 
 def _video_share(mix: str) -> float:
     try:
-        return MIXES[mix] if mix in MIXES else min(1.0, max(0.0, float(mix)))
+        share = MIXES[mix] if mix in MIXES else float(mix)
     except ValueError:
-        raise CallerError("invalid_workload", f"mix is {', '.join(MIXES)} or a share of videos, got {mix!r}") from None
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise CallerError("invalid_workload", f"mix is {', '.join(MIXES)} or a share of videos, got {mix!r}")
+    return share
 
 
 def _arrival_times(workload: Workload, draw: random.Random) -> Iterator[int]:
-    if workload.rate <= 0 or (workload.arrivals == "bursty" and workload.cv <= 0):
-        raise CallerError("invalid_workload", f"rate and cv are positive, got {workload.rate} and {workload.cv}")
     mean_s, now_s, count = 60 / workload.rate, 0.0, 0
     shape = 1 / workload.cv**2
     while not _is_over(workload, now_s, count):
@@ -101,12 +107,8 @@ def _arrival_times(workload: Workload, draw: random.Random) -> Iterator[int]:
             now_s += draw.gammavariate(shape, mean_s / shape)
         elif workload.arrivals == "wave":
             now_s = _next_in_wave(workload, now_s, draw)
-        elif workload.arrivals == "constant":
-            now_s += mean_s
         else:
-            raise CallerError(
-                "invalid_workload", f"arrivals are poisson, bursty, wave or constant, got {workload.arrivals!r}"
-            )
+            now_s += mean_s
         if _is_over(workload, now_s, count):
             return
         count += 1
@@ -138,31 +140,3 @@ def _spec(kind: RequestClass, at_us: int, index: int, sigma: float) -> RequestSp
         slo_class=kind.label,
         heavy_model=kind.heavy_model,
     )
-
-
-# ── traces that users bring ──────────────────────────────────────────────────────────────────────────────
-
-
-def _read_trace(workload: Workload, calibration: Calibration) -> tuple[RequestSpec, ...]:
-    """CSV with a header, or a JSON list of objects: arrival_s and class, or arrival_s, model, width, height, frames,
-    steps and deadline_s (seconds after arrival)."""
-    path = Path(workload.trace)
-    try:
-        text = path.read_text()
-        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
-        specs = [_traced(row, i, workload, calibration) for i, row in enumerate(rows)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise CallerError("invalid_workload", f"{path}: {error!r}") from error
-    return tuple(sorted(specs, key=lambda s: (s.arrival_us, s.request_id)))
-
-
-def _traced(row: dict[str, Any], index: int, workload: Workload, calibration: Calibration) -> RequestSpec:
-    at_us = round(float(row["arrival_s"]) * SECOND_US)
-    if row.get("class"):
-        kind = {c.label: c for c in calibration.classes}[row["class"]]
-        return _spec(kind, at_us, index, workload.sigma)
-    shape = Shape(int(row["width"]), int(row["height"]), int(row.get("frames") or 1))
-    media = Media.IMAGE if shape.frames == 1 else Media.VIDEO
-    allowance = round(float(row["deadline_s"]) * SECOND_US)
-    kind = RequestClass(f"{media}-{shape}", row["model"], media, shape, int(row["steps"]), allowance)
-    return _spec(kind, at_us, index, workload.sigma)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from genserve.cli.main import app
 from genserve.domain.costs import CostTable
 from genserve.domain.request import Media, RequestSpec
+from genserve.planners.admission import Admission
 from genserve.planners.registry import build_planner
 from genserve.simulate.bound import clairvoyant, upper_bound
 from genserve.simulate.calibration import load_calibration
@@ -156,6 +157,17 @@ def test_the_router_sends_everything_once_and_evenly() -> None:
     assert sorted(s.request_id for p in parts for s in p) == [s.request_id for s in requests]
     loads = [sum(work_us(s, calibration.table) for s in part) for part in parts]
     assert max(loads) < 1.3 * min(loads)
+
+
+def test_one_cell_is_the_simulation_without_cells_whatever_the_setting() -> None:
+    errors = Errors(bias=0.3)
+    setting = Setting(
+        Workload(requests=60, rate=60), seeds=1, errors=errors, is_told=True, admission=Admission(0.75, 0)
+    )
+    (alone,) = compare(setting, [Entrant("save")], jobs=1)["planners"].values()
+    (cell,) = simulate_cells(setting, Entrant("save"), cells=1, jobs=1)["planners"].values()
+    assert (cell["refused"], cell["latency_s"]) == (alone["refused"], alone["latency_s"])
+    assert cell["refused"] > 0
 
 
 def test_cells_report_attainment_and_decision_load() -> None:

@@ -90,24 +90,6 @@ def test_a_duration_ends_arrivals_in_time() -> None:
     assert specs[-1].arrival_us < 600e6
 
 
-def test_a_csv_trace_names_classes_or_whole_requests(tmp_path: Path) -> None:
-    path = tmp_path / "trace.csv"
-    path.write_text(
-        "arrival_s,class,model,width,height,frames,steps,deadline_s\n"
-        "2.5,image-S,,,,,,\n"
-        "1.0,,wan2.2-5b,480,480,81,50,30\n"
-    )
-    first, second = draw(trace=str(path))
-    assert (first.arrival_us, first.media, first.deadline_us) == (1_000_000, Media.VIDEO, 31_000_000)
-    assert (second.arrival_us, second.slo_class) == (2_500_000, "image-S")
-
-
-def test_a_json_trace_is_read_too(tmp_path: Path) -> None:
-    path = tmp_path / "trace.json"
-    path.write_text(json.dumps([{"arrival_s": 1, "class": "video-L"}]))
-    assert [s.slo_class for s in draw(trace=str(path))] == ["video-L"]
-
-
 def test_a_users_own_costs_and_classes_are_a_calibration(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     shape = {"width": 64, "height": 64}
@@ -137,11 +119,36 @@ def test_a_users_own_costs_and_classes_are_a_calibration(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"us": 0}, "stages\\[0\\]"),
+        ({"degree": 0}, "stages\\[0\\]"),
+        ({"shape": {"width": 0, "height": 64}}, "stages\\[0\\]"),
+        ({"model": "other"}, "no cost of a step of m"),
+    ],
+)
+def test_a_cost_that_cannot_be_is_refused_with_its_place(tmp_path: Path, change: dict[str, object], says: str) -> None:
+    shape = {"width": 64, "height": 64}
+    row = {"model": "m", "stage": "denoise", "shape": shape, "us": 1000, **change}
+    kind = {"label": "image", "model": "m", "media": "image", "shape": shape, "steps": 4, "allowance_us": 9000}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"family": "table", "costs": {"name": "mine", "stages": [row]}, "classes": [kind]}))
+    with pytest.raises(CallerError, match=says):
+        load_calibration(str(path))
+
+
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"mix": "much"}, "mix is light, balanced, heavy or a share"),
-        ({"arrivals": "never"}, "arrivals are poisson, bursty, wave or constant"),
-        ({"rate": 0.0}, "rate and cv are positive"),
+        ({"mix": "1.5"}, "mix is light, balanced, heavy or a share"),
+        ({"arrivals": "never"}, "arrivals is one of poisson, bursty, wave, constant"),
+        ({"sizes": "large"}, "sizes is one of uniform, skewed"),
+        ({"rate": 0.0}, "rate is from 0.001"),
+        ({"sigma": float("nan")}, "sigma is from 0"),
+        ({"duration_s": float("inf")}, "duration_s is from 0"),
+        ({"requests": 0}, "requests is from 1"),
+        ({"duration_s": 0.001}, "no request arrives: give seed 0 a longer duration"),
         ({"trace": "/nothing.csv"}, "/nothing.csv"),
         ({"calibration": "nothing"}, "genserve-tables"),
     ],
