@@ -25,7 +25,7 @@ UNKNOWN_STEP_US = 100_000
 """A first guess for a model that nobody has measured; corrected after its first steps."""
 
 
-class StageCost(Struct, frozen=True, order=True):
+class StageCost(Struct, frozen=True, order=True, forbid_unknown_fields=True):
     """Time of one denoising step, or of a whole encode or decode."""
 
     model: str
@@ -36,7 +36,7 @@ class StageCost(Struct, frozen=True, order=True):
     batch: Width = 1
 
 
-class Prices(Struct, frozen=True):
+class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     """What changing course costs a request: seen in the papers' tables or measured here."""
 
     switch_us: PriceUs = 1_000
@@ -46,7 +46,7 @@ class Prices(Struct, frozen=True):
     load_us: PriceUs = 1_000_000
 
 
-class StoreCost(Struct, frozen=True, order=True):
+class StoreCost(Struct, frozen=True, order=True, forbid_unknown_fields=True):
     """Time from decoded pixels to the stored result: encoding the files and writing them, on no GPU."""
 
     model: str
@@ -157,10 +157,10 @@ class CostTable:
         return self._batches[key]
 
     def _useful_degrees(self, model: str, shape: Shape) -> tuple[int, ...]:
-        measured = sorted({c.degree for c in self.data.stages if c.model == model and c.stage is Stage.DENOISE})
+        measured = {c.degree for c in self.data.stages if c.model == model and c.stage is Stage.DENOISE}
         useful: list[int] = []
         best = math.inf
-        for degree in measured or [1]:
+        for degree in sorted({1, *filter(is_group_size, measured)}):
             us = self.step_us(model, shape, degree=degree)
             if us < best:
                 useful.append(degree)
@@ -210,6 +210,20 @@ def interpolate(points: list[tuple[int, int]], at: int) -> float:
         return float(max(y0, y1))
     slope = math.log(y1 / y0) / math.log(x1 / x0)
     return float(y0 * (at / x0) ** slope)
+
+
+def is_group_size(degree: int) -> bool:
+    """Groups have 1, 2, 4, ... members."""
+    return degree > 0 and degree & (degree - 1) == 0
+
+
+def find_gaps(data: CostData) -> list[str]:
+    """Why a table that somebody wrote cannot be planned with, in words; empty when it can."""
+    steps = [c for c in data.stages if c.stage is Stage.DENOISE]
+    alone = {c.model for c in steps if c.degree == c.batch == 1}
+    gaps = [f"no step of {model} on one GPU, alone" for model in sorted({c.model for c in steps} - alone)]
+    odd = sorted({(c.model, c.degree) for c in steps if not is_group_size(c.degree)})
+    return gaps + [f"{model}: degree {degree} is no power of two" for model, degree in odd]
 
 
 def merge(base: CostData, newer: Iterable[StageCost], *, name: str) -> CostData:

@@ -43,7 +43,7 @@ class Status(StrEnum):
         return self in (Status.COMPLETED, Status.CANCELLED, Status.FAILED)
 
 
-class Shape(Struct, frozen=True, order=True):
+class Shape(Struct, frozen=True, order=True, forbid_unknown_fields=True):
     """Pixels of the result; an image has one frame."""
 
     width: Side

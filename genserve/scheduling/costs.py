@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from genserve.diffusion.catalog import Catalog
-from genserve.domain.costs import CostData
+from genserve.domain.costs import CostData, find_gaps
 from genserve.errors import CallerError
 
 SHIPPED = "tiny-cpu.json"
@@ -18,14 +18,17 @@ SHIPPED = "tiny-cpu.json"
 def load_costs(path: Path | None) -> CostData | None:
     """The table in a file, or None where no file is named.
 
-    Raises CallerError ``invalid_costs`` that names the file and the field at fault.
+    Raises CallerError ``invalid_costs`` that names the file and the field or the model at fault.
     """
     if path is None:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=CostData)
+        costs = msgspec.json.decode(path.read_bytes(), type=CostData)
     except (OSError, msgspec.DecodeError) as error:
         raise CallerError("invalid_costs", f"{path}: {error}") from error
+    if gaps := find_gaps(costs):
+        raise CallerError("invalid_costs", f"{path}: {'; '.join(gaps)}")
+    return costs
 
 
 def find_shipped_costs(catalog: Catalog) -> Path | None:

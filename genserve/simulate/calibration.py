@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from genserve.domain.costs import CostData, CostTable, Prices, StageCost
+from genserve.domain.costs import CostData, CostTable, Prices, StageCost, find_gaps
 from genserve.domain.request import Media, Shape, Stage
 from genserve.errors import CallerError
 from genserve.simulate.cascades import load_cascade, paper_data
@@ -24,7 +24,7 @@ from genserve.simulate.cascades import load_cascade, paper_data
 SECOND_US = 1_000_000
 
 
-class RequestClass(Struct, frozen=True):
+class RequestClass(Struct, frozen=True, forbid_unknown_fields=True):
     """One kind of request of a workload. ``allowance_us`` is deadline minus arrival at sigma 1."""
 
     label: str
@@ -221,6 +221,8 @@ def _diffserve(name: str, tree: dict[str, Any]) -> Calibration:
 def _table(name: str, tree: dict[str, Any]) -> Calibration:
     costs = msgspec.convert(tree["costs"], CostData)
     classes = msgspec.convert(tree["classes"], tuple[RequestClass, ...])
+    if gaps := find_gaps(costs):
+        raise ValueError("; ".join(gaps))
     absent = {c.model for c in classes} - {c.model for c in costs.stages if c.stage is Stage.DENOISE}
     if absent or not classes:
         raise ValueError(f"no cost of a step of {', '.join(sorted(absent))}" if absent else "no classes")

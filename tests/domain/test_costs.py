@@ -11,6 +11,7 @@ from genserve.domain.costs import (
     Overheads,
     StageCost,
     StoreCost,
+    find_gaps,
     interpolate,
     merge,
 )
@@ -81,3 +82,14 @@ def test_a_table_without_overheads_has_the_digest_it_had_before_there_were_any()
     assert some_costs().digest == "1cfbd7eb370dfcb0309e337365afc9b0"
     measured = replace(some_costs().data, overheads=Overheads(1))
     assert CostTable(measured).digest != some_costs().digest
+
+
+def test_a_step_that_was_only_measured_in_a_group_can_still_be_run_alone() -> None:
+    rows = (StageCost("m", Stage.DENOISE, SMALL, 60_000, 2), StageCost("m", Stage.DENOISE, SMALL, 50_000, 3))
+    assert CostTable(CostData("t", rows)).degrees("m", SMALL) == (1, 2)
+
+
+def test_a_table_that_cannot_be_planned_with_says_why() -> None:
+    rows = (StageCost("m", Stage.DENOISE, SMALL, 60_000, 3), StageCost("n", Stage.DENOISE, SMALL, 60_000))
+    assert find_gaps(CostData("t", rows)) == ["no step of m on one GPU, alone", "m: degree 3 is no power of two"]
+    assert find_gaps(CostData("t", rows[1:])) == []

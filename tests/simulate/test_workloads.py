@@ -125,6 +125,9 @@ def test_a_users_own_costs_and_classes_are_a_calibration(tmp_path: Path) -> None
         ({"degree": 0}, "stages\\[0\\]"),
         ({"shape": {"width": 0, "height": 64}}, "stages\\[0\\]"),
         ({"model": "other"}, "no cost of a step of m"),
+        ({"degree": 2}, "no step of m on one GPU, alone"),
+        ({"degree": 6}, "m: degree 6 is no power of two"),
+        ({"degre": 2}, "unknown field `degre`"),
     ],
 )
 def test_a_cost_that_cannot_be_is_refused_with_its_place(tmp_path: Path, change: dict[str, object], says: str) -> None:
