@@ -147,7 +147,9 @@ class Link:
             await self._record(SCHEDULER_STREAM, refused)
             return
         loaded = StageLoaded(name, change.model, change.stage, change.took_us, change.memory_bytes)
-        unloaded = StageUnloaded(name, change.model, change.stage, change.took_us, change.memory_bytes)
+        unloaded = StageUnloaded(
+            name, change.model, change.stage, change.took_us, change.memory_bytes, change.displaced
+        )
         await self._record(worker_stream(name), loaded if change.is_loaded else unloaded)
 
     async def _attend(self, ref: Ref) -> str:
@@ -193,5 +195,11 @@ class Link:
 
 def _joined(hello: p.Hello) -> WorkerJoined:
     return WorkerJoined(
-        hello.worker_id, hello.incarnation, hello.node, hello.device, hello.memory_bytes, hello.resident
+        hello.worker_id,
+        hello.incarnation,
+        hello.node,
+        hello.device,
+        hello.memory_bytes,
+        hello.resident,
+        hello.displaced,
     )

@@ -76,6 +76,7 @@ class Worker:
             memory_bytes=runner.memory_bytes,
             resident=runner.resident,
             segments=(*self._register.live, *self._outbox.segments()),
+            displaced=runner.displaced,
         )
 
     def _start_over(self) -> None:

@@ -102,7 +102,11 @@ class Segment(Struct, frozen=True):
 
 
 class Worker(Struct, frozen=True):
-    """One GPU. ``queue`` holds its segments in the order in which it will run them."""
+    """One GPU. ``queue`` holds its segments in the order in which it will run them.
+
+    ``displaced`` are stages that are not resident for want of room, and are to be run here all the same. Unset, and so
+    in no digest, where there are none.
+    """
 
     worker_id: str
     incarnation: int
@@ -111,6 +115,12 @@ class Worker(Struct, frozen=True):
     memory_bytes: int = 0
     resident: tuple[tuple[str, Stage], ...] = ()
     queue: tuple[str, ...] = ()
+    displaced: tuple[tuple[str, Stage], ...] | UnsetType = UNSET
+
+    @property
+    def placed(self) -> tuple[tuple[str, Stage], ...]:
+        """The stages that are run here, loaded or not."""
+        return (*self.resident, *(self.displaced or ()))
 
 
 class Pace(Struct, frozen=True):

@@ -167,7 +167,10 @@ class RequestDeleted(Event, frozen=True):
 
 
 class WorkerJoined(Event, frozen=True):
-    """A worker process is up. ``incarnation`` rises with every restart of the same worker."""
+    """A worker process is up. ``incarnation`` rises with every restart of the same worker.
+
+    ``displaced`` are the stages that it is to hold and has no room for beside the others.
+    """
 
     kind: ClassVar[Kind] = Kind.EXOGENOUS
     worker_id: str
@@ -176,6 +179,7 @@ class WorkerJoined(Event, frozen=True):
     device: str = "cpu"
     memory_bytes: int = 0
     resident: tuple[tuple[str, Stage], ...] = ()
+    displaced: tuple[tuple[str, Stage], ...] = ()
 
 
 class WorkerLost(Event, frozen=True):
@@ -197,7 +201,7 @@ class StageLoaded(Event, frozen=True):
 
 
 class StageUnloaded(Event, frozen=True):
-    """``memory_bytes`` are free again."""
+    """``memory_bytes`` are free again. ``displaced``: it gave way to another stage and keeps its place here."""
 
     kind: ClassVar[Kind] = Kind.OPERATIONAL
     worker_id: str
@@ -205,6 +209,7 @@ class StageUnloaded(Event, frozen=True):
     stage: Stage
     took_us: int = 0
     memory_bytes: int = 0
+    displaced: bool = False
 
 
 # ── scheduler ────────────────────────────────────────────────────────────────────────────────────────────

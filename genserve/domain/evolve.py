@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from genserve.domain import events as e
@@ -202,7 +203,13 @@ def _worker_joined(draft: Draft, event: e.WorkerJoined, recorded: e.Recorded) ->
         return
     drop_worker(draft, event.worker_id)
     draft.workers[event.worker_id] = Worker(
-        event.worker_id, event.incarnation, event.node, event.device, event.memory_bytes, event.resident
+        event.worker_id,
+        event.incarnation,
+        event.node,
+        event.device,
+        event.memory_bytes,
+        event.resident,
+        displaced=event.displaced or UNSET,
     )
 
 
@@ -215,15 +222,19 @@ def _worker_lost(draft: Draft, event: e.WorkerLost, recorded: e.Recorded) -> Non
 def _stage_loaded(draft: Draft, event: e.StageLoaded, recorded: e.Recorded) -> None:
     worker = draft.workers.get(event.worker_id)
     if worker is not None and (event.model, event.stage) not in worker.resident:
-        resident = tuple(sorted((*worker.resident, (event.model, event.stage))))
-        draft.workers[event.worker_id] = replace(worker, resident=resident)
+        key = (event.model, event.stage)
+        displaced = tuple(other for other in worker.displaced or () if other != key)
+        resident = tuple(sorted((*worker.resident, key)))
+        draft.workers[event.worker_id] = replace(worker, resident=resident, displaced=displaced or UNSET)
 
 
 def _stage_unloaded(draft: Draft, event: e.StageUnloaded, recorded: e.Recorded) -> None:
     worker = draft.workers.get(event.worker_id)
     if worker is not None:
-        resident = tuple(r for r in worker.resident if r != (event.model, event.stage))
-        draft.workers[event.worker_id] = replace(worker, resident=resident)
+        key = (event.model, event.stage)
+        resident = tuple(other for other in worker.resident if other != key)
+        displaced = {*(worker.displaced or ())} - {key} | ({key} if event.displaced else set())
+        draft.workers[event.worker_id] = replace(worker, resident=resident, displaced=tuple(sorted(displaced)) or UNSET)
 
 
 # ── scheduler facts ──────────────────────────────────────────────────────────────────────────────────────

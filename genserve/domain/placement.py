@@ -23,16 +23,23 @@ def missing(state: ClusterState, workers: tuple[str, ...], model: str, stage: St
 
 
 def holders(state: ClusterState, model: str, stage: Stage) -> frozenset[str]:
-    """Workers that can run the stage without loading it; all of them where none can."""
+    """Workers that can run the stage without loading it; where none can, those that are to run it."""
     key = (model, stage)
     found = frozenset(w.worker_id for w in state.workers.values() if key in w.resident)
+    return found or places(state, model, stage)
+
+
+def places(state: ClusterState, model: str, stage: Stage) -> frozenset[str]:
+    """Workers that are to run the stage, also those that had to drop it for another one; all where there are none."""
+    key = (model, stage)
+    found = frozenset(w.worker_id for w in state.workers.values() if key in w.placed)
     return found or frozenset(state.workers)
 
 
 def denoisers(state: ClusterState) -> frozenset[str]:
-    """Workers that hold some model's denoiser; all of them where none does. Only these count as GPUs to plan with."""
+    """Workers that are to run some model's denoiser; all where there are none. These are the GPUs to plan with."""
     told = [w for w in state.workers.values() if w.resident]
-    found = frozenset(w.worker_id for w in told if any(stage is Stage.DENOISE for _, stage in w.resident))
+    found = frozenset(w.worker_id for w in told if any(stage is Stage.DENOISE for _, stage in w.placed))
     return found or frozenset(state.workers)
 
 

@@ -6,12 +6,12 @@ Shared by every policy that can say "these requests, in this order, at these deg
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, product
 
 from msgspec import Struct
 
 from genserve.domain.cluster import ClusterState, Request, Segment, Worker
-from genserve.domain.placement import denoisers, holders, is_free
+from genserve.domain.placement import denoisers, holders, is_free, places
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.domain.request import Stage
 
@@ -194,8 +194,9 @@ class _Assignment:
 
     def _find_group(self, degree: int, request: Request) -> tuple[str, ...] | None:
         """Workers for a start: on the home of its latents if possible, on idle GPUs rather than on busy ones."""
-        home, able = request.home, holders(self.state, request.spec.model, Stage.DENOISE)
-        for every in (self.free, {**self.free, **self.soon}):
+        home, model = request.home, request.spec.model
+        for every, find in product((self.free, {**self.free, **self.soon}), (holders, places)):
+            able = find(self.state, model, Stage.DENOISE)
             pool = {w: s for w, s in every.items() if w in able}
             if degree == 1 and home in pool:
                 return (home,)

@@ -7,9 +7,9 @@ wide groups possible.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
-from genserve.domain.placement import holders, is_placed
+from genserve.domain.placement import holders, is_placed, places
 from genserve.domain.request import Stage
 from genserve.planners.view import View
 
@@ -39,17 +39,17 @@ class Places:
     def try_take(self, degree: int, *, home: str = "", node: str = "", model: str = "") -> tuple[str, ...] | None:
         """A group of ``degree`` led by ``home`` where it is free; else in its node; else in the fullest node that fits.
 
-        ``node`` restricts the search, and ``model`` to workers that hold its denoiser, if any does. None when no node
-        has the room.
+        ``node`` restricts the search, and ``model`` to workers that hold its denoiser, else to those that are to, if
+        any are. None when no node has the room.
         """
         own = node or self.node_of(home)
-        able = self._able(model)
-        fits = [n for n, w in able.items() if len(w) >= degree and (not node or n == node)]
-        for name in sorted(fits, key=lambda n: (n != own, len(self.free[n]), n)):
-            group = self._choose(able[name], self._nodes[name], degree, home)
-            if group is not None:
-                self._remove(name, group)
-                return group
+        for able in self._able(model):
+            fits = [n for n, w in able.items() if len(w) >= degree and (not node or n == node)]
+            for name in sorted(fits, key=lambda n: (n != own, len(self.free[n]), n)):
+                group = self._choose(able[name], self._nodes[name], degree, home)
+                if group is not None:
+                    self._remove(name, group)
+                    return group
         return None
 
     def give_back(self, workers: Iterable[str]) -> None:
@@ -68,11 +68,14 @@ class Places:
         self.free[node] = [w for w in self.free[node] if w not in group]
         self.count -= len(group)
 
-    def _able(self, model: str) -> dict[str, list[str]]:
+    def _able(self, model: str) -> Iterator[dict[str, list[str]]]:
+        """The free GPUs that are good for a model, those that need not load it first."""
         if not model or not is_placed(self._state):
-            return self.free
-        able = holders(self._state, model, Stage.DENOISE)
-        return {node: [w for w in free if w in able] for node, free in self.free.items()}
+            yield self.free
+            return
+        for find in (holders, places):
+            able = find(self._state, model, Stage.DENOISE)
+            yield {node: [w for w in free if w in able] for node, free in self.free.items()}
 
     def _choose(self, usable: list[str], members: list[str], degree: int, home: str) -> tuple[str, ...] | None:
         free = set(usable)

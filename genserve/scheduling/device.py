@@ -80,7 +80,7 @@ class Device:
         self._lock = threading.Lock()
         self._peers = Peers(self.device, parallel, step_timeout_s=step_timeout_s)
         for model, stage in stages_of(me, placement or {}, shelf.models):
-            self._residency.hold(model, stage)
+            self._residency.place(model, stage)
 
     @property
     def memory_bytes(self) -> int:
@@ -96,6 +96,10 @@ class Device:
     @property
     def resident(self) -> tuple[Holding, ...]:
         return self._residency.resident
+
+    @property
+    def displaced(self) -> tuple[Holding, ...]:
+        return self._residency.displaced
 
     def watch(self, tell: Tell) -> None:
         self._residency.watch(tell)

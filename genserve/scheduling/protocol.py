@@ -108,6 +108,7 @@ class Hello(Struct, frozen=True):
     memory_bytes: int
     resident: tuple[tuple[str, Stage], ...]
     segments: tuple[str, ...]
+    displaced: tuple[tuple[str, Stage], ...] = ()
 
 
 class StageChange(Struct, frozen=True):
@@ -120,6 +121,7 @@ class StageChange(Struct, frozen=True):
     memory_bytes: int = 0
     code: str = ""
     message: str = ""
+    displaced: bool = False
 
 
 # ── reports: worker -> request actor ─────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from typing import Protocol
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling.protocol import StageChange
+from observability.logging import get_logger
 
 Holding = tuple[str, Stage]
 """A model and one of its stages."""
@@ -45,12 +46,18 @@ class Residency:
         self._shelf = shelf
         self._budget = budget_bytes
         self._held: dict[Holding, int] = {}
+        self._own: frozenset[Holding] = frozenset()
         self._wanted: frozenset[Holding] = frozenset()
         self._tell: Tell = lambda _: None
 
     @property
     def resident(self) -> tuple[Holding, ...]:
         return tuple(sorted(self._held))
+
+    @property
+    def displaced(self) -> tuple[Holding, ...]:
+        """What was placed here and is not held for want of room."""
+        return tuple(sorted(self._own - self._held.keys()))
 
     @property
     def newest(self) -> Holding | None:
@@ -65,6 +72,21 @@ class Residency:
         """What the segments in the queue need: given up only when nothing else is left to give."""
         self._wanted = wanted
 
+    def place(self, model: str, stage: Stage) -> None:
+        """This worker is to hold that stage: from now on, or when it is needed where there is no room beside others.
+
+        One that cannot fit even alone is passed over: whoever needs it is told when they do.
+        """
+        size = self._shelf.bytes_of(model, stage)
+        try:
+            self._check_size(model, stage, size)
+        except GenServeError as error:
+            get_logger("genserve.worker").warning("stage passed over", code=error.code, message=error.message)
+            return
+        self._own |= {(model, stage)}
+        if self._room() >= size:
+            self.hold(model, stage)
+
     def hold(self, model: str, stage: Stage) -> None:
         """Make sure that a stage is loaded; nothing happens, and nothing is told, where it is.
 
@@ -75,7 +97,8 @@ class Residency:
             self._held = {**{k: v for k, v in self._held.items() if k != key}, key: self._held[key]}
             return
         size = self._shelf.bytes_of(model, stage)
-        self._make_room(key, size)
+        self._check_size(model, stage, size)
+        self._make_room(size)
         began_ns = time.perf_counter_ns()
         self._shelf.load(model, stage)
         self._held = {**self._held, key: size}
@@ -83,23 +106,30 @@ class Residency:
 
     def release(self, model: str, stage: Stage) -> None:
         """Give a stage up; nothing happens where it is not loaded."""
-        key = (model, stage)
-        if key in self._held:
-            began_ns, size = time.perf_counter_ns(), self._held[key]
-            self._held = {k: v for k, v in self._held.items() if k != key}
-            self._shelf.unload(model, stage)
-            self._tell(StageChange(model, stage, False, (time.perf_counter_ns() - began_ns) // 1000, size))
+        self._own -= {(model, stage)}
+        if (model, stage) in self._held:
+            self._unload(model, stage)
 
-    def _make_room(self, key: Holding, size: int) -> None:
+    def _unload(self, model: str, stage: Stage) -> None:
+        key = (model, stage)
+        began_ns, size = time.perf_counter_ns(), self._held[key]
+        self._held = {k: v for k, v in self._held.items() if k != key}
+        self._shelf.unload(model, stage)
+        took_us = (time.perf_counter_ns() - began_ns) // 1000
+        self._tell(StageChange(model, stage, False, took_us, size, displaced=key in self._own))
+
+    def _make_room(self, size: int) -> None:
         """Unload in order of last use, what nobody queued needs before what somebody does."""
-        limits = [limit for limit in (self._budget or None, self._shelf.total_bytes()) if limit is not None]
-        if limits and size > min(limits):
-            message = f"{key[0]}/{key[1]} takes {size} bytes, this worker has {min(limits)} for weights"
-            raise GenServeError(TOO_LARGE, message)
         for victim in sorted(self._held, key=lambda held: held in self._wanted):
             if self._room() >= size:
                 return
-            self.release(*victim)
+            self._unload(*victim)
+
+    def _check_size(self, model: str, stage: Stage, size: int) -> None:
+        limits = [limit for limit in (self._budget or None, self._shelf.total_bytes()) if limit is not None]
+        if limits and size > min(limits):
+            message = f"{model}/{stage} takes {size} bytes, this worker has {min(limits)} for weights"
+            raise GenServeError(TOO_LARGE, message)
 
     def _room(self) -> float:
         used, free = sum(self._held.values()), self._shelf.free_bytes()

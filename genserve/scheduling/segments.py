@@ -46,6 +46,10 @@ class Runner(Protocol):
     @property
     def resident(self) -> tuple[tuple[str, Stage], ...]: ...
 
+    @property
+    def displaced(self) -> tuple[tuple[str, Stage], ...]:
+        """Stages that it is to hold and has no room for."""
+
     def watch(self, tell: Callable[[p.StageChange], None]) -> None:
         """Hear of every stage that is loaded or dropped from now on."""
 

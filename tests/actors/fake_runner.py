@@ -83,13 +83,17 @@ class FakeRunner:
         self._hook = hook
         self._residency = Residency(FakeShelf(hook), budget_bytes=budget_bytes)
         for model, stage in stages_of(me, placement or {}, MODELS):
-            self._residency.hold(model, stage)
+            self._residency.place(model, stage)
         self._held: dict[str, Latents] = {}
         self._lock = threading.Lock()
 
     @property
     def resident(self) -> tuple[Holding, ...]:
         return self._residency.resident
+
+    @property
+    def displaced(self) -> tuple[Holding, ...]:
+        return self._residency.displaced
 
     def watch(self, tell: Tell) -> None:
         self._residency.watch(tell)

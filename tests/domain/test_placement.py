@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from genserve.domain import events as e
 from genserve.domain.ids import worker_stream
 from genserve.domain.laws import check_laws
-from genserve.domain.placement import denoisers, holders, is_free, missing
+from genserve.domain.placement import denoisers, holders, is_free, missing, places
 from genserve.domain.plan import Load, Plan, Start, Unload
 from genserve.domain.request import Stage, Status
 from genserve.planners.validate import find_faults
@@ -52,6 +54,22 @@ def test_residency_follows_loads_and_unloads() -> None:
     history.add(worker_stream("w1"), e.StageUnloaded("w1", "t2i", DENOISE))
     assert holders(history.state, "t2i", DENOISE) == {"w0", "w2"}
     assert holders(history.state, "t2v", DENOISE) == {"w0", "w1", "w2"}, "whoever runs it has to load it"
+
+
+def test_a_worker_that_drops_its_denoiser_to_decode_is_still_one_to_denoise_on() -> None:
+    history = History()
+    for name in ("w0", "w1"):
+        history.add(worker_stream(name), e.WorkerJoined(name, 1, resident=HEAVY, displaced=LIGHT))
+    history.add(worker_stream("w1"), e.StageUnloaded("w1", "t2i", DENOISE, displaced=True))
+    history.add(worker_stream("w1"), e.StageLoaded("w1", "t2i", DECODE, 5))
+    state = history.state
+    assert denoisers(state) == places(state, "t2i", DENOISE) == {"w0", "w1"}
+    assert holders(state, "t2i", DENOISE) == {"w0"}
+    assert state.workers["w1"].displaced == (("t2i", DENOISE), ("t2i", ENCODE))
+    history.add(worker_stream("w1"), e.StageUnloaded("w1", "t2i", DECODE))
+    for stage in Stage:
+        history.add(worker_stream("w1"), e.StageLoaded("w1", "t2i", stage, 5))
+    assert history.state.workers["w1"].displaced is UNSET
 
 
 def test_where_nobody_has_said_what_it_holds_nothing_is_missing() -> None:

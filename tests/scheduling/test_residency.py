@@ -95,6 +95,36 @@ def test_a_released_stage_frees_its_room() -> None:
     assert residency.resident == (("b", DENOISE),)
 
 
+def test_what_is_placed_here_without_room_beside_the_rest_is_displaced_and_nothing_is_dropped_for_it() -> None:
+    residency = Residency(FakeShelf(), budget_bytes=65)
+    told = told_by(residency)
+    for stage in (DENOISE, ENCODE, DECODE):
+        residency.place("a", stage)
+    assert told == [("a", "denoise", True), ("a", "decode", True)]
+    assert residency.displaced == (("a", ENCODE),)
+
+
+def test_a_stage_that_gives_way_keeps_its_place_unless_it_was_a_guest_or_is_released() -> None:
+    residency = Residency(FakeShelf(), budget_bytes=60)
+    residency.place("a", DENOISE)
+    changes: list[StageChange] = []
+    residency.watch(changes.append)
+    residency.hold("b", DENOISE)
+    residency.hold("a", DENOISE)
+    residency.release("a", DENOISE)
+    dropped = [(change.model, change.displaced) for change in changes if not change.is_loaded]
+    assert dropped == [("a", True), ("b", False), ("a", False)]
+    assert residency.displaced == ()
+
+
+def test_a_placed_stage_that_cannot_fit_even_alone_is_passed_over_and_the_others_are_held() -> None:
+    residency = Residency(FakeShelf(), budget_bytes=40)
+    for stage in Stage:
+        residency.place("a", stage)
+    assert residency.resident == (("a", DECODE), ("a", ENCODE))
+    assert residency.displaced == ()
+
+
 PLACEMENT = {"worker-0": ("*/encode", "a/decode"), "worker-*": ("a/denoise",), "worker-2": ("b",)}
 
 

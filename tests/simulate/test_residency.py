@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
+from msgspec.structs import replace
 
 from genserve.domain import events as e
 from genserve.domain.costs import CostData, CostTable, Prices, StageCost
-from genserve.domain.plan import Load, Plan, Unload
+from genserve.domain.ids import worker_stream
+from genserve.domain.plan import Load, Plan, Start, Unload
 from genserve.domain.request import Media, RequestSpec, Shape, Stage
 from genserve.planners.fifo import Fifo
 from genserve.planners.registry import build_planner
 from genserve.simulate.simulation import Outage, Run, Scenario, simulate
+from tests.builders import History
 
 SHAPE = Shape(256, 256, 5)
 COSTS = CostTable(
@@ -54,6 +59,21 @@ def places(run: Run, stage: Stage) -> set[str]:
 
 def completed(run: Run) -> int:
     return sum(isinstance(r.event, e.RequestCompleted) for r in run.log)
+
+
+@pytest.mark.parametrize("planner", ["fifo", "save"])
+def test_a_worker_that_dropped_its_denoiser_for_want_of_room_is_used_again(planner: str) -> None:
+    history = History()
+    history.now_us = 1
+    held = tuple(("v", stage) for stage in Stage)
+    history.add(worker_stream("w0"), e.WorkerJoined("w0", 1, resident=held))
+    history.add(worker_stream("w1"), e.WorkerJoined("w1", 1, resident=held))
+    history.add(worker_stream("w1"), e.StageUnloaded("w1", "v", Stage.DENOISE, displaced=True))
+    history.costs(COSTS).submit(*videos(2, every_us=0))
+    policy = build_planner(planner, {})
+    plan = policy.plan(replace(history.state, clock_us=1), reduce(policy.remember, history.log, policy.begin()))
+    starts = [action for action in plan.actions if isinstance(action, Start) and action.stage is Stage.DENOISE]
+    assert {worker for start in starts for worker in start.workers} == {"w0", "w1"}
 
 
 @pytest.mark.parametrize("planner", PLANNERS)
