@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ class ModelShelf:
         for entry in catalog.models:
             if entry.folder(models_dir).is_dir():
                 self.models[entry.name], self._weights[entry.name] = open_model(entry, models_dir, device=device)
+        _look_only_at_weights()
 
     def bytes_of(self, model: str, stage: Stage) -> int:
         return self._weights[model].bytes_of(stage)
@@ -49,3 +51,9 @@ class ModelShelf:
 
     def unload(self, model: str, stage: Stage) -> None:
         self._weights[model].unload(stage)
+
+
+def _look_only_at_weights() -> None:
+    """Dropping weights collects garbage, and half a million objects of libraries, which stay, are no part of that."""
+    gc.collect()
+    gc.freeze()

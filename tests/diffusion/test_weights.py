@@ -23,6 +23,7 @@ from genserve.diffusion.parallel_state import from_bytes, pack, to_bytes
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
+from genserve.scheduling.shelf import ModelShelf
 
 pytestmark = pytest.mark.models
 
@@ -45,6 +46,12 @@ def holding(name: str, models_dir: Path, stage: Stage) -> DiffusionModel:
     weights.load(stage)
     assert weights.resident == (stage,)
     return model
+
+
+def test_collecting_dropped_weights_passes_over_the_libraries(models_dir: Path) -> None:
+    gc.unfreeze()
+    ModelShelf(Catalog.load(), models_dir, device="cpu")
+    assert gc.get_freeze_count() > 10 * len(gc.get_objects())
 
 
 def test_three_devices_with_a_stage_each_make_the_pixels_of_one_with_all(
