@@ -97,7 +97,7 @@ class CostTable:
         self._exact = {(c.model, c.stage, c.shape, c.degree, c.batch): c.us for c in data.stages}
         self._memo: dict[tuple[str, Stage, Shape, int, int], int] = {}
         self._degrees: dict[tuple[str, Shape], tuple[int, ...]] = {}
-        self._batches: dict[tuple[str, Shape, int], tuple[int, ...]] = {}
+        self._batches: dict[tuple[str, Stage, Shape, int], tuple[int, ...]] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CostTable) and self.data == other.data
@@ -148,11 +148,11 @@ class CostTable:
             self._degrees[key] = self._useful_degrees(model, shape)
         return self._degrees[key]
 
-    def batches(self, model: str, shape: Shape, *, degree: int = 1) -> tuple[int, ...]:
-        """Batch sizes whose step was measured for this very shape and degree, ascending; 1 is always among them."""
-        key = (model, shape, degree)
+    def batches(self, model: str, shape: Shape, *, degree: int = 1, stage: Stage = Stage.DENOISE) -> tuple[int, ...]:
+        """Batch sizes that were measured for this very shape and degree, ascending; 1 is always among them."""
+        key = (model, stage, shape, degree)
         if key not in self._batches:
-            rows = (c for c in self.data.stages if (c.model, c.shape, c.degree) == key and c.stage is Stage.DENOISE)
+            rows = (c for c in self.data.stages if (c.model, c.stage, c.shape, c.degree) == key)
             self._batches[key] = tuple(sorted({1, *(c.batch for c in rows)}))
         return self._batches[key]
 

@@ -1,8 +1,8 @@
 """A proven upper bound on how many requests of a trace can be on time, and a schedule found below it.
 
 Clairvoyant, by linear programming (HiGHS). Relaxed: step boundaries, placement, what changes of course cost, the order
-of denoise and decode beyond their windows, encode's GPU time, and knowledge of the future. Nothing that a real schedule
-must obey is added, so no planner can beat it.
+of denoise and decode beyond their windows, encode's GPU time, with whom a batch is shared, and knowledge of the future.
+Nothing is added that a real schedule need not obey, so no planner can beat it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def upper_bound(
 
 
 class _Model:
-    """Columns: one share per request, then times at each degree and of decode in each interval of its window."""
+    """Columns: one share per request, then time in each interval of its window, by degree and batch."""
 
     def __init__(
         self, requests: Sequence[RequestSpec], costs: CostTable, gpus: int, largest: int, max_cells: int
@@ -90,23 +90,29 @@ class _Model:
         first, last = bisect_right(self.points, release) - 1, bisect_left(self.points, spec.deadline_us)
         denoise_until = bisect_left(self.points, spec.deadline_us - decode)
         degrees = [k for k in costs.degrees(spec.model, spec.shape) if k <= largest]
+        steps = [way for k in degrees for way in _ways(costs, spec, Stage.DENOISE, k)]
+        decodes = _ways(costs, spec, Stage.DECODE, 1)
         denoised: list[tuple[int, float]] = [(share, -1.0)]
-        decoded: list[tuple[int, float]] = [(share, -decode / 1e6)]
+        decoded: list[tuple[int, float]] = [(share, -1.0)]
         for i in range(first, last):
-            together = []
+            together = self._spend(i, decodes, decoded)
             if i < denoise_until:
-                for k in degrees:
-                    column = self._column(self.lengths[i])
-                    work_s = spec.steps * costs.step_us(spec.model, spec.shape, degree=k) / 1e6
-                    denoised.append((column, 1 / work_s))
-                    self.capacity[i].append((column, float(k)))
-                    together.append((column, 1.0))
-            column = self._column(self.lengths[i])
-            decoded.append((column, 1.0))
-            self.capacity[i].append((column, 1.0))
-            self._row([*together, (column, 1.0)], -math.inf, self.lengths[i])
+                together += self._spend(i, [(us * spec.steps, gpus) for us, gpus in steps], denoised)
+            self._row(together, -math.inf, self.lengths[i])
         self._row(denoised, 0.0, math.inf)
         self._row(decoded, 0.0, math.inf)
+
+    def _spend(
+        self, interval: int, ways: Sequence[tuple[float, float]], done: list[tuple[int, float]]
+    ) -> list[tuple[int, float]]:
+        """Columns of time spent in an interval in each of several ways, entered where they count."""
+        columns = []
+        for whole_us, gpus in ways:
+            column = self._column(self.lengths[interval])
+            done.append((column, 1e6 / max(1, whole_us)))
+            self.capacity[interval].append((column, gpus))
+            columns.append((column, 1.0))
+        return columns
 
     def solve(self) -> tuple[np.ndarray, float]:
         lp = highspy.HighsLp()
@@ -130,6 +136,21 @@ class _Model:
         if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             raise InvariantBroken("bound_not_solved", f"HiGHS says {solver.getModelStatus()} for {rows} rows")
         return np.array(solver.getSolution().col_value), -solver.getInfo().objective_function_value
+
+
+def _ways(costs: CostTable, spec: RequestSpec, stage: Stage, degree: int) -> list[tuple[float, float]]:
+    """Time and GPUs per request of a step or stage: alone, and in each measured batch that makes it cheaper."""
+    ways: list[tuple[float, float]] = []
+    cheapest = math.inf
+    for batch in costs.batches(spec.model, spec.shape, degree=degree, stage=stage):
+        if stage is Stage.DENOISE:
+            us = costs.step_us(spec.model, spec.shape, degree=degree, batch=batch)
+        else:
+            us = costs.stage_us(spec.model, stage, spec.shape, batch=batch)
+        if us / batch < cheapest:
+            cheapest = us / batch
+            ways.append((us, degree / batch))
+    return ways
 
 
 def _finite(value: float) -> float:

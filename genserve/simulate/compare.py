@@ -122,14 +122,13 @@ def door_one(setting: Setting, entrant: Entrant, seed: int) -> Door:
     outcomes = scorer.outcomes
     met = {o.request_id for o in outcomes if o.is_met}
     refused = {o.request_id for o in outcomes if o.is_refused}
-    unbiased = replace(scenario, errors=NO_ERRORS)
     return Door(
         met=len(met),
         met_open=round(
             run_one(replace(setting, admission=None), _open(entrant), seed).attainment["all"] * len(outcomes)
         ),
         images_refused=sum(o.is_refused for o in outcomes if o.media is Media.IMAGE),
-        avoidable=avoidable_refusals(unbiased, met=met, refused=refused),
+        avoidable=avoidable_refusals(_as_it_is(scenario), met=met, refused=refused),
     )
 
 
@@ -146,10 +145,15 @@ def bound_one(setting: Setting, seed: int) -> tuple[float, float]:
 
 
 def prove_one(setting: Setting, seed: int) -> tuple[Scenario, Bound]:
-    """The scenario of one seed and the proven bound of it."""
-    scenario = build_scenario(setting, seed)
+    """The scenario of one seed as it really is, but for noise, and the proven bound of it."""
+    scenario = _as_it_is(build_scenario(setting, seed))
     largest = 1 << (min(setting.gpus, setting.gpus_per_node).bit_length() - 1)
     return scenario, upper_bound(scenario.requests, scenario.costs, gpus=setting.gpus, largest=largest)
+
+
+def _as_it_is(scenario: Scenario) -> Scenario:
+    costs = true_costs(scenario.costs.data, scenario.errors, seed=scenario.seed)
+    return replace(scenario, costs=CostTable(costs), errors=NO_ERRORS)
 
 
 def compare(

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from genserve.cli.main import app
-from genserve.domain.costs import CostTable
-from genserve.domain.request import Media, RequestSpec
+from genserve.domain.costs import CostTable, StageCost, merge
+from genserve.domain.request import Media, RequestSpec, Stage
 from genserve.planners.admission import Admission
 from genserve.planners.registry import build_planner
 from genserve.simulate.bound import clairvoyant, upper_bound
@@ -24,7 +24,7 @@ from genserve.simulate.score import Outcome, Scorer, percentile, share_met
 from genserve.simulate.simulation import Scenario, simulate
 from genserve.simulate.truth import Errors
 from genserve.simulate.workloads import Workload
-from tests.builders import SECOND, VIDEO, a_request, some_costs
+from tests.builders import IMAGE, SECOND, VIDEO, a_request, some_costs
 
 SMALL = Setting(Workload(requests=20), seeds=2)
 
@@ -139,6 +139,21 @@ def test_the_bound_is_never_below_the_best_order_found_by_brute_force() -> None:
                 now, met = now + lengths[i], met + 1
         best = max(best, met)
     assert upper_bound(trace, bare_costs(), gpus=1).on_time >= best
+
+
+def test_the_bound_knows_that_a_batch_shares_its_steps() -> None:
+    together = StageCost("t2i", Stage.DENOISE, IMAGE, 120_000, batch=4)
+    costs = CostTable(merge(bare_costs().data, [together], name="shared"))
+    four = [a_request(f"r{i}", steps=10, deadline_us=round(1.6 * SECOND)) for i in range(4)]
+    assert upper_bound(four, bare_costs(), gpus=1).on_time == 1
+    assert upper_bound(four, costs, gpus=1).on_time == 4
+
+
+def test_the_bound_is_of_the_true_step_times_not_of_the_believed_ones() -> None:
+    loaded = Setting(Workload(requests=20, rate=120), seeds=1)
+    slow, fast = (replace(loaded, errors=Errors(bias=bias)) for bias in (1.0, -0.5))
+    bounds = [compare(s, [], with_bound=True, jobs=1)["bound"] for s in (slow, fast)]
+    assert bounds[0]["mean"] < bounds[1]["mean"]
 
 
 def test_a_video_that_no_degree_saves_is_not_in_the_bound() -> None:
