@@ -16,14 +16,15 @@ from actors.framework.ray_runtime import NAMESPACE, RayRuntime
 from actors.framework.runtime import Ref, UnreachableError
 from actors.ingress import ingress_app
 from actors.plant import make_scheduler
+from actors.preflight import check_settings, check_workers
 from actors.scheduler import NAME
 from genserve.config import Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import Unavailable
 from genserve.journal.upgrade import upgrade
+from genserve.journal.urls import shown
 from genserve.scheduling.costs import find_shipped_costs
 from genserve.scheduling.gateway import Health
-from genserve.scheduling.placement import check_placement
 
 LOGICAL_WORKERS = 2
 """Workers where there is no GPU: enough to see two requests run side by side."""
@@ -45,14 +46,16 @@ class Cell:
         return f"http://{self.settings.http.host}:{self.settings.http.port}"
 
     async def start(self) -> None:
-        """Bring everything up; returns when requests are accepted and workers have joined."""
+        """Bring everything up; returns when requests are accepted and workers have joined.
+
+        Raises CallerError before anything is started where the settings cannot work.
+        """
         settings = self.settings
-        self._say(f"database: upgrading {settings.database}")
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        check_settings(settings)
+        self._say(f"database: upgrading {shown(settings.database)}")
         await asyncio.to_thread(upgrade, settings.database)
         self._say("Ray: starting" if not settings.cluster.address else f"Ray: joining {settings.cluster.address}")
         workers, gpus = self._start_ray()
-        self._check_placement(workers)
         self._say(f"scheduler: recovering the log and greeting {workers} workers, which load their models")
         holder = uuid.uuid4().hex
         self._scheduler = await self._runtime.spawn(NAME, make_scheduler, settings, workers, gpus, holder)
@@ -70,6 +73,8 @@ class Cell:
 
     async def stop(self) -> None:
         """Take everything down; requests under way go on from the log at the next start."""
+        if not ray.is_initialized():
+            return
         await asyncio.to_thread(serve.shutdown)
         if self._scheduler is not None:
             names = await self._stop_scheduler(self._scheduler)
@@ -89,18 +94,15 @@ class Cell:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         cluster = self.settings.cluster
         if cluster.address:
-            ray.init(address=cluster.address, namespace=NAMESPACE)
-            return cluster.workers or _cluster_gpus() or LOGICAL_WORKERS, 1.0
+            _join(cluster.address)
+            workers = cluster.workers or _cluster_gpus() or LOGICAL_WORKERS
+            check_workers(self.settings, workers)
+            return workers, 1.0
         real = _count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or real or LOGICAL_WORKERS
+        check_workers(self.settings, workers)
         ray.init(namespace=NAMESPACE, num_gpus=max(real, workers), include_dashboard=False, log_to_driver=True)
         return workers, 1.0
-
-    def _check_placement(self, workers: int) -> None:
-        """Raises CallerError ``invalid_placement`` before anything is started."""
-        names = [f"worker-{index}" for index in range(workers)]
-        models = Catalog.load(self.settings.catalog).names
-        check_placement(self.settings.cluster.placement, workers=names, models=models)
 
     def _start_serve(self) -> None:
         http = self.settings.http
@@ -113,6 +115,13 @@ def _with_costs(settings: Settings) -> Settings:
     if settings.costs is not None:
         return settings
     return replace(settings, costs=find_shipped_costs(Catalog.load(settings.catalog)))
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, namespace=NAMESPACE)
+    except (ConnectionError, ValueError) as error:
+        raise Unavailable("cluster_unavailable", f"cannot join the Ray cluster at {address}: {error}") from error
 
 
 def _cluster_gpus() -> int:

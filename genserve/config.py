@@ -20,14 +20,17 @@ PREFIX = "GENSERVE_"
 CLIENT_VARIABLES = ("GENSERVE_URL", "GENSERVE_API_KEY")
 """Variables of the command line's client; a server started in the same shell passes them over."""
 
+Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     """The public door. With no ``api_keys`` authentication is off; keys are compared in constant time, never logged."""
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8000
     api_keys: tuple[str, ...] = ()
-    max_body_bytes: int = 1_000_000
+    max_body_bytes: Positive = 1_000_000
     public_url: str = ""
     """Prefix of artifact URLs in replies; by default the address the client called."""
 
@@ -35,29 +38,29 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds on everything a client can make grow."""
 
-    max_queued: int = 1_000
-    max_prompt_chars: int = 4_000
-    max_images_per_call: int = 10
-    max_steps: int = 200
-    max_slo_s: int = 24 * 3600
-    max_event_streams: int = 1_000
+    max_queued: Positive = 1_000
+    max_prompt_chars: Positive = 4_000
+    max_images_per_call: Positive = 10
+    max_steps: Positive = 200
+    max_slo_s: Positive = 24 * 3600
+    max_event_streams: Positive = 1_000
 
 
 class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     """Workers and request actors. ``workers`` 0 means one per GPU, or two where there is none."""
 
-    workers: int = 0
-    device: str = "auto"
-    threads_per_worker: int = 1
+    workers: Natural = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_worker: Positive = 1
     parallel_backend: Literal["ulysses", "ring", "xfuser"] = "ulysses"
     """How workers share a step: diffusers' Ulysses or ring, or xfuser's USP, which is both (GPUs, genserve[gpu])."""
     placement: dict[str, tuple[str, ...]] = {}
     """By worker or pattern, the stages it holds from the start ("tiny-wan/denoise", "tiny-wan"); by default all."""
-    memory_bytes: int = 0
+    memory_bytes: Natural = 0
     """Bound on the weights of one worker; 0 leaves only the device's own."""
-    step_timeout_s: float = 20.0
+    step_timeout_s: Annotated[float, Meta(gt=0)] = 20.0
     """How long workers that share a step wait for one of them that hangs, before they give their group up."""
-    request_actors: int = 4
+    request_actors: Positive = 4
     address: str = ""
     """A running Ray cluster to join; by default a local one is started."""
 
@@ -65,8 +68,8 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
 class Durability(Struct, frozen=True, forbid_unknown_fields=True):
     """How much work a crash may cost."""
 
-    checkpoint_every_steps: int = 10
-    progress_every_ms: int = 500
+    checkpoint_every_steps: Positive = 10
+    progress_every_ms: Natural = 500
 
 
 class Admission(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,8 +84,8 @@ class Admission(Struct, frozen=True, forbid_unknown_fields=True):
 class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing leaves the process unless the standard OTEL_EXPORTER_OTLP_ENDPOINT variables say where to."""
 
-    log_format: str = "console"
-    log_level: str = "info"
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -60,3 +60,21 @@ def test_an_unknown_variable_is_an_error() -> None:
 def test_the_database_is_in_the_data_directory_unless_named() -> None:
     assert Settings(data_dir=Path("/data")).database == "sqlite:////data/genserve.db"
     assert Settings(database_url="postgresql+psycopg://host/name").database == "postgresql+psycopg://host/name"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[http]\nport = 99999\n",
+        "[limits]\nmax_queued = 0\n",
+        "[cluster]\nworkers = -1\n",
+        "[cluster]\ndevice = 'tpu'\n",
+        "[durability]\ncheckpoint_every_steps = 0\n",
+        "[admission]\nfill = 1.5\n",
+        "[telemetry]\nlog_level = 'loud'\n",
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_by_the_path_of_its_key(tmp_path: Path, text: str) -> None:
+    section, key = text.split("]")[0][1:], text.split("\n")[1].split()[0]
+    with pytest.raises(CallerError, match=rf"{section}\.{key}"):
+        load_settings(a_file(tmp_path, text), {})

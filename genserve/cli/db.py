@@ -19,17 +19,19 @@ def add_to(app: typer.Typer) -> None:
 def upgrade(database: Database = "") -> None:
     """Bring the schema to what this version needs; safe to repeat."""
     from genserve.journal import upgrade as schema
+    from genserve.journal.urls import shown
 
     url = _url(database)
-    print(f"{_shown(url)} is at revision {schema.upgrade(url)}")
+    print(f"{shown(url)} is at revision {schema.upgrade(url)}")
 
 
 def current(database: Database = "") -> None:
     """Say which revision the database is at, and which this version needs."""
     from genserve.journal import upgrade as schema
+    from genserve.journal.urls import shown
 
     url = _url(database)
-    print(f"{_shown(url)} is at revision {schema.current(url) or 'none'}; this version needs {schema.latest()}")
+    print(f"{shown(url)} is at revision {schema.current(url) or 'none'}; this version needs {schema.latest()}")
 
 
 def _url(database: str) -> str:
@@ -41,9 +43,3 @@ def _url(database: str) -> str:
     if not settings.database_url:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     return settings.database
-
-
-def _shown(url: str) -> str:
-    from sqlalchemy import make_url
-
-    return make_url(url).render_as_string(hide_password=True)

@@ -95,6 +95,14 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Where the checkpoint is, given the models directory."""
         return Path(models_dir) / self.path
 
+    def find_checkpoint(self, models_dir: Path | str) -> Path:
+        """The folder, if a checkpoint is in it; raises CallerError ``checkpoint_not_found``."""
+        folder = self.folder(models_dir)
+        if not any((folder / index).is_file() for index in ("model_index.json", "modular_model_index.json")):
+            message = f"no checkpoint of {self.name} in {folder}; small ones are made by `genserve models build`"
+            raise CallerError("checkpoint_not_found", message, "model")
+        return folder
+
     def generation(
         self,
         prompt: str,

@@ -17,7 +17,6 @@ from genserve.diffusion.stages import split_stages
 from genserve.diffusion.wan import correct_stride
 from genserve.diffusion.weights import Weights
 from genserve.domain.request import Stage
-from genserve.errors import CallerError
 
 
 def load_model(
@@ -45,10 +44,7 @@ def open_model(
     dtype: torch.dtype | None = None,
 ) -> tuple[DiffusionModel, Weights]:
     """The model without weights, and the means to load them stage by stage; raises as ``load_model`` does."""
-    folder = entry.folder(models_dir)
-    if not any((folder / index).is_file() for index in ("model_index.json", "modular_model_index.json")):
-        message = f"no checkpoint of {entry.name} in {folder}; small ones are made by `genserve models build`"
-        raise CallerError("checkpoint_not_found", message, "model")
+    folder = entry.find_checkpoint(models_dir)
     with quiet():
         pipeline = _init_pipeline(entry, folder)
         correct_stride(pipeline)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -9,48 +11,45 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
 import genserve
 from genserve.errors import InvariantBroken
+from genserve.journal.errors import JournalUnavailable
+from genserve.journal.urls import MEMORY, parse_url, shown
 
 MIGRATIONS = Path(genserve.__file__).parent.parent / "migrations"
 """Beside the package, in a checkout as in site-packages; not imported, since other projects use that name too."""
 
-MEMORY = "memory://"
 _LOCK = 0x67656E7365727665
 """PostgreSQL advisory lock: two processes that upgrade at once wait for each other."""
 
 
 def upgrade(url: str) -> str:
-    """Run every migration that is missing, in one transaction, and return the schema's revision."""
+    """Run every migration that is missing, in one transaction, and return the schema's revision.
+
+    Raises CallerError ``invalid_database_url``, or JournalUnavailable where the database cannot be used.
+    """
     if url == MEMORY:
         return latest()
-    engine = _engine(url)
-    try:
-        with engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            return _revision(connection) or ""
-    finally:
-        engine.dispose()
+    with _engine(url) as engine, engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return _revision(connection) or ""
 
 
 def current(url: str) -> str | None:
-    """The revision a database stands at; None when it was never set up."""
+    """The revision a database stands at; None when it was never set up. Raises as ``upgrade`` does."""
     if url == MEMORY:
         return latest()
-    if _is_missing(make_url(url)):
+    if _is_missing(parse_url(url)):
         return None
-    engine = _engine(url)
-    try:
-        with engine.connect() as connection:
-            return _revision(connection)
-    finally:
-        engine.dispose()
+    with _engine(url) as engine, engine.connect() as connection:
+        return _revision(connection)
 
 
 def latest() -> str:
@@ -79,11 +78,18 @@ def _is_missing(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
 
 
-def _engine(url: str) -> Engine:
-    engine = create_engine(url)
-    if make_url(url).get_backend_name() == "sqlite":
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    is_sqlite = parse_url(url).get_backend_name() == "sqlite"
+    engine = create_engine(url, connect_args={} if is_sqlite else {"connect_timeout": 5})
+    if is_sqlite:
         make_transactional(engine)
-    return engine
+    try:
+        yield engine
+    except DBAPIError as error:
+        raise JournalUnavailable(f"{shown(url)}: {str(error.orig).strip()}") from error
+    finally:
+        engine.dispose()
 
 
 def make_transactional(engine: Engine) -> None:

@@ -8,10 +8,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from genserve.journal.errors import JournalUnavailable
 from genserve.journal.tables import metadata
 from genserve.journal.upgrade import check, current, latest, upgrade
 from tests.journal.conftest import PostgresServer
@@ -59,3 +61,10 @@ def test_a_wheel_can_set_up_a_database(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout.split() == [str(site / "genserve" / "__init__.py"), latest()]
+
+
+@pytest.mark.parametrize("url", ["sqlite:////absent/folder/log.db", "postgresql+psycopg://me:secret@127.0.0.1:1/log"])
+def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(JournalUnavailable) as refusal:
+        upgrade(url)
+    assert url.replace("secret", "***") in str(refusal.value)

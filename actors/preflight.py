@@ -1,0 +1,63 @@
+"""What a server refuses before it starts anything: settings that cannot work here; not how they are read (see config).
+
+Everything is checked by whoever uses it later, in another process, where an error would be a traceback at best.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from actors.verdicts import parameters_of
+from genserve.config import Http, Settings
+from genserve.diffusion.catalog import Catalog
+from genserve.errors import CallerError
+from genserve.journal.urls import MEMORY, parse_url
+from genserve.planners.registry import build_planner
+from genserve.scheduling.costs import load_costs
+from genserve.scheduling.placement import check_placement
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises a CallerError that says what to change."""
+    catalog = Catalog.load(settings.catalog)
+    build_planner(settings.planner, parameters_of(settings))
+    load_costs(settings.costs)
+    _check_database(settings.database)
+    _check_data_dir(settings)
+    if not settings.cluster.address:
+        _check_checkpoints(settings, catalog)
+    _check_port(settings.http)
+
+
+def check_workers(settings: Settings, workers: int) -> None:
+    """Whether the placement is about so many workers and the models there are; raises CallerError."""
+    names = [f"worker-{index}" for index in range(workers)]
+    check_placement(settings.cluster.placement, workers=names, models=Catalog.load(settings.catalog).names)
+
+
+def _check_database(url: str) -> None:
+    if url == MEMORY:
+        raise CallerError("invalid_database_url", "a server's log is read by several processes: it needs a database")
+    parse_url(url)
+
+
+def _check_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CallerError("invalid_config", f"data_dir: {error}") from error
+
+
+def _check_checkpoints(settings: Settings, catalog: Catalog) -> None:
+    """On this node; those of a cluster that is joined see to theirs themselves."""
+    for entry in catalog.models:
+        entry.find_checkpoint(settings.models)
+
+
+def _check_port(http: Http) -> None:
+    """Ray's proxy would wait for an occupied port, and its reason would be in a file."""
+    try:
+        with socket.create_server((http.host, http.port)):
+            return
+    except OSError as error:
+        raise CallerError("invalid_config", f"cannot listen on {http.host}:{http.port}: {error.strerror}") from error
