@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = [ROOT, ROOT / "genserve/api", ROOT / "genserve/journal", ROOT / "genserve/diffusion"]
+FOLDERS = [ROOT, ROOT / "actors", *(ROOT / "genserve").glob("*/")]
+"""Where a bare name may be: a page names a folder's other files without repeating it."""
 
 
 def named_files(page: Path) -> set[str]:
