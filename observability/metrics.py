@@ -46,12 +46,12 @@ class Metrics:
         self.running = self._gauge("requests_running", "Requests in a segment or being stored", _REQUEST)
         self.waiting = self._gauge("requests_waiting", "Requests that have not begun, or must begin again", _REQUEST)
         self.paused = self._gauge("requests_paused", "Requests that have begun and wait for GPUs", _REQUEST)
-        self.submitted = self._counter("requests_submitted", "Requests accepted", _REQUEST)
+        self.submitted = self._counter("requests_submitted", "Requests recorded", _REQUEST)
         self.completed = self._counter("requests_completed", "Requests whose result is stored", _REQUEST)
         self.failed = self._counter("requests_failed", "Requests given up", (*_REQUEST, "code"))
         self.cancelled = self._counter("requests_cancelled", "Requests cancelled", _REQUEST)
         self.slo_met = self._counter("slo_met", "Requests completed by their deadline", _REQUEST)
-        self.slo_missed = self._counter("slo_missed", "Requests completed late, or failed", _REQUEST)
+        self.slo_missed = self._counter("slo_missed", "Requests completed late, failed or refused", _REQUEST)
         self.preemptions = self._counter("preemptions", "Times a running request was paused", _REQUEST)
         self.queue_seconds = self._histogram(
             "request_queue_seconds", "Submitted to first segment", _REQUEST, LATENCY_BUCKETS

@@ -20,7 +20,7 @@ from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
 from genserve.domain.losses import cut_short, drop_worker
 from genserve.domain.request import Checkpoint, Stage, Status
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised whenever folding an old log gives another state: snapshots of other versions are not used."""
 
 

@@ -55,6 +55,21 @@ def test_a_life_is_counted_once_and_leaves_no_gauge_behind() -> None:
     assert value(metrics, "slo_missed_total", **IMAGE) is None
 
 
+def test_a_request_waits_for_its_verdict_as_any_other_and_is_counted_once() -> None:
+    history = History().of("r1", e.RequestSubmitted(a_request(), 2 * SECOND))
+    assert value(told(history), "requests_waiting", **IMAGE) == 1
+    metrics = told(history.of("r1", e.RequestAdmitted(0.75), at_us=SECOND))
+    assert (value(metrics, "requests_waiting", **IMAGE), value(metrics, "requests_submitted_total", **IMAGE)) == (1, 1)
+
+
+def test_a_refused_request_is_counted_as_failed_for_that_reason() -> None:
+    history = History().of("r1", e.RequestSubmitted(a_request(), 2 * SECOND), e.RequestFailed("refused", "no room"))
+    metrics = told(history)
+    assert value(metrics, "requests_failed_total", **IMAGE, code="refused") == 1
+    assert value(metrics, "requests_submitted_total", **IMAGE) == 1
+    assert value(metrics, "requests_waiting", **IMAGE) == 0
+
+
 def test_a_result_one_microsecond_late_is_a_miss() -> None:
     metrics = told(a_life(a_request(deadline_us=10 * SECOND - 1)))
     assert value(metrics, "slo_missed_total", **IMAGE) == 1

@@ -157,3 +157,32 @@ def test_a_lost_worker_ends_the_run_and_the_request_queues_again() -> None:
     assert attributes(root)["genserve.outcome"] == "cancelled"
     assert attributes(root)["genserve.attempts"] == 2
     assert root.status.status_code is StatusCode.UNSET
+
+
+def test_a_refused_request_leaves_its_wait_and_its_root_in_the_callers_trace() -> None:
+    spec = a_request(traceparent=f"00-{TRACE}-{PARENT}-01")
+    history = History().of("r1", e.RequestSubmitted(spec, 2 * SECOND))
+    wait, root = spans_of(history.of("r1", e.RequestFailed("refused", "no room"), at_us=2 * SECOND))
+    assert (wait.name, seconds(wait), root.name, seconds(root)) == ("queued", (0, 2), "generate_content t2i", (0, 2))
+    assert (f"{root.context.trace_id:032x}", attributes(root)["error.type"]) == (TRACE, "refused")
+
+
+def test_an_admitted_request_has_queued_since_its_submission() -> None:
+    history = History().workers(1).of("r1", e.RequestSubmitted(a_request(), 2 * SECOND))
+    history.of("r1", e.RequestAdmitted(0.75), at_us=SECOND)
+    history.decide(start("s1", Stage.DENOISE, steps=(0, 4)), at_us=2 * SECOND)
+    history.of("r1", e.StageStarted("s1", Stage.DENOISE, 0, ("w0",)), at_us=3 * SECOND)
+    (queued,) = named(spans_of(history), "queued")
+    assert seconds(queued) == (0, 3)
+
+
+def test_telemetry_thawed_while_a_verdict_is_open_goes_on_with_the_request() -> None:
+    history = History().of("r1", e.RequestSubmitted(a_request(), 2 * SECOND))
+    first = Translator()
+    first.translate(history.log)
+    exporter = InMemorySpanExporter()
+    second = Translator(tracing=setup_tracing(exporter=exporter))
+    second.thaw(history.state, first.freeze())
+    history.of("r1", e.RequestFailed("refused", "no room"), at_us=2 * SECOND)
+    second.translate(history.log[1:])
+    assert [s.name for s in exporter.get_finished_spans()] == ["queued", "generate_content t2i"]

@@ -56,14 +56,14 @@ class Trails:
     def thaw(self, state: ClusterState, remains: Iterable[Remains]) -> list[Change]:
         """Go on from there; every live request as a change from nothing."""
         self.state = state
-        self.live = {r.request_id: _recall(r, state.requests[r.request_id]) for r in remains}
-        return [Change(trail, None, state.requests[request_id]) for request_id, trail in self.live.items()]
+        requests = {r.request_id: _find(state, r.request_id) for r in remains}
+        self.live = {r.request_id: _recall(r, request) for r in remains if (request := requests[r.request_id])}
+        return [Change(trail, None, requests[request_id]) for request_id, trail in self.live.items()]
 
     def watch(self, recorded: e.Recorded) -> list[Change]:
         """Take one more event in; the changes it made, none for what came too late or changes no request."""
         before, self.state = self.state, evolve(self.state, recorded)
-        old, new = before.requests, self.state.requests
-        pairs = ((r, old.get(r), new.get(r)) for r in _touched(recorded, old))
+        pairs = ((r, _find(before, r), _find(self.state, r)) for r in _touched(recorded, before.requests))
         return [self._change(recorded, *pair) for pair in pairs if pair[1] is not pair[2]]
 
     def _change(self, recorded: e.Recorded, request_id: str, before: Request | None, after: Request | None) -> Change:
@@ -80,6 +80,14 @@ class Trails:
 def outcome(event: e.Event) -> str:
     """How the event ends what it ends, in a word."""
     return _OUTCOMES.get(type(event), "")
+
+
+def _find(state: ClusterState, request_id: str) -> Request | None:
+    """A live request; one that waits for admission's verdict is told of as waiting like any other."""
+    asked = (state.undecided or {}).get(request_id)
+    if asked is None:
+        return state.requests.get(request_id)
+    return Request(spec=asked.spec, submitted_us=asked.submitted_us, changed_us=asked.submitted_us)
 
 
 def _touched(recorded: e.Recorded, requests: Iterable[str]) -> Iterable[str]:
