@@ -21,7 +21,7 @@ from genserve.domain.cluster import ClusterState
 from genserve.domain.events import Recorded
 from genserve.domain.plan import Plan
 from genserve.planners.interface import Planner
-from genserve.planners.registry import build_planner, planner_types
+from genserve.planners.registry import build_planner, planner_names
 from genserve.simulate.calibration import load_calibration
 from genserve.simulate.compare import Entrant, parse_entrant
 from genserve.simulate.score import percentile
@@ -148,7 +148,7 @@ def time_simulator(name: str, *, gpus: int, rate: float, duration_s: float, ever
 def main() -> None:
     asked = [a for a in sys.argv[1:] if a != "--simulator"]
     if "--simulator" not in sys.argv:
-        print_curve(asked or sorted({*planner_types(), *VARIANTS}))
+        print_curve(asked or sorted({*planner_names(), *VARIANTS}))
     print("\nsimulator, laws checked; an event is a recorded fact or a denoising step")
     time_simulator("fifo", gpus=8, rate=18, duration_s=3600)
     time_simulator("fifo", gpus=8, rate=18, duration_s=3600, every_step=True)

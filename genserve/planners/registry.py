@@ -41,23 +41,20 @@ _BUILT_IN: tuple[type[Policy], ...] = (
     DiffServe,
     Save,
 )
+_OURS: dict[str, type[Policy]] = {cls.title: cls for cls in _BUILT_IN}
 
 
-def planner_types() -> dict[str, type[Policy]]:
-    """Every planner that can be built here, by name; ours win over a foreign one of the same name."""
-    foreign = {point.name: point.load() for point in entry_points(group=GROUP)}
-    return {**foreign, **{cls.title: cls for cls in _BUILT_IN}}
+def planner_names() -> list[str]:
+    """Every planner that can be built here; ours win over a foreign one of the same name."""
+    return sorted({*_OURS, *(point.name for point in entry_points(group=GROUP))})
 
 
 def build_planner(name: str, parameters: Mapping[str, Parameter] | None = None) -> Planner:
     """The planner of that name.
 
-    Raises CallerError ``unknown_planner`` or ``invalid_planner_parameter``.
+    Raises CallerError ``unknown_planner``, ``broken_planner`` or ``invalid_planner_parameter``.
     """
-    types = planner_types()
-    if name not in types:
-        raise CallerError("unknown_planner", f"no planner is called {name!r}; there are {', '.join(sorted(types))}")
-    cls = types[name]
+    cls = _OURS.get(name) or _load_foreign(name)
     unknown = set(parameters or {}) - set(cls.__struct_fields__)
     if unknown:
         known = ", ".join(cls.__struct_fields__) or "none"
@@ -67,3 +64,17 @@ def build_planner(name: str, parameters: Mapping[str, Parameter] | None = None) 
     except msgspec.ValidationError as error:
         raise CallerError("invalid_planner_parameter", f"{name}: {error}") from error
     return planner
+
+
+def _load_foreign(name: str) -> type[Policy]:
+    """Only the one asked for: another package that cannot be imported is no reason to do without ours."""
+    point = next((p for p in entry_points(group=GROUP) if p.name == name), None)
+    if point is None:
+        raise CallerError("unknown_planner", f"no planner is called {name!r}; there are {', '.join(planner_names())}")
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as error:
+        raise CallerError("broken_planner", f"{name}: {point.value} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise CallerError("broken_planner", f"{name}: {point.value} is no subclass of Policy")
+    return found

@@ -15,9 +15,12 @@ _ORDER = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
 
 def find_faults(state: ClusterState, plan: Plan) -> list[str]:
     """What is illegal about the plan, in words that name the ids; empty when it may be recorded."""
+    strangers = [w.request_id for w in plan.waiting if w.request_id not in state.requests]
+    faults = [f"{request_id} is told to wait but is not a live request" for request_id in strangers]
     if not plan.actions:
-        return []
+        return faults
     check = _Check(state)
+    check.faults += faults
     for action in plan.actions:
         if isinstance(action, Start):
             check.start(action)

@@ -130,7 +130,9 @@ class Loop:
         began_ns = time.perf_counter_ns()
         state = replace(self.state, clock_us=max(now_us, self.state.recorded_us))
         plan = self.planner.plan(state, self.memory)
-        plan = replace(plan, actions=(*cancels(state), *plan.actions, *accepts(state, plan)), waiting=self._news(plan))
+        if not isinstance(plan, Plan):
+            raise InvariantBroken("illegal_plan", f"{self.planner.name} at {state.position}: {plan!r} is no plan")
+        plan = replace(plan, actions=(*cancels(state), *plan.actions, *accepts(state, plan)))
         faults = find_faults(state, plan)
         if faults:
             raise InvariantBroken("illegal_plan", f"{self.planner.name} at {state.position}: {'; '.join(faults)}")
@@ -142,7 +144,7 @@ class Loop:
             costs_digest=state.costs.digest,
             state_digest=self._digest(state),
             actions=plan.actions,
-            waiting=plan.waiting,
+            waiting=self._news(plan),
             note=plan.note,
             wake_at_us=plan.wake_at_us,
             took_us=(time.perf_counter_ns() - began_ns) // 1000,

@@ -14,7 +14,8 @@ WIDTH, ROW = 760, 24
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1d2733;background:#fff}
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin:2.2rem 0 .4rem}p{margin:.3rem 0;color:#55606e}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem .7rem;text-align:right}
+table{display:block;overflow-x:auto;border-collapse:collapse;
+font-variant-numeric:tabular-nums}td,th{padding:.2rem .7rem;text-align:right}
 td:first-child,th:first-child{text-align:left}tr:nth-child(even){background:#f4f6f8}svg{max-width:100%;height:auto}
 svg text{font:12px system-ui,sans-serif;fill:#1d2733}details{margin-top:2rem}pre{font-size:12px;overflow-x:auto}
 @media(prefers-color-scheme:dark){body{background:#14181d;color:#e4e8ec}p{color:#9aa7b4}tr:nth-child(even){background:#1c222a}
@@ -25,7 +26,8 @@ svg text{fill:#e4e8ec}}
 def render(result: dict[str, Any]) -> str:
     """The page of a result of ``compare``, one section per point of a sweep."""
     points = result.get("points", [result])
-    body = [f"<h1>{_esc(_title(points[0]))}</h1>", f"<p>{_esc(_subtitle(points[0]))}</p>"]
+    about = _subtitle(points[0], but=result.get("sweep", ""))
+    body = [f"<h1>{_esc(_title(points[0]))}</h1>", f"<p>{_esc(about)}</p>"]
     if len(points) > 1:
         body.append(_sweep(result["sweep"], points))
     for point in points:
@@ -45,16 +47,22 @@ def _title(point: dict[str, Any]) -> str:
     return f"Requests on time: {given['calibration']['name']} on {given['gpus']} GPUs"
 
 
-def _subtitle(point: dict[str, Any]) -> str:
-    load = point["parameters"]["workload"]
-    parts = [
-        f"{load['rate']:g} requests/min",
-        f"mix {load['mix']}",
-        f"{load['sizes']} sizes",
-        f"sigma {load['sigma']:g}",
-    ]
-    parts += [f"{load['arrivals']} arrivals", f"{point['parameters']['seeds']} seeds of {load['requests']} requests"]
-    return ", ".join(parts) + ". Bars show 95% intervals. Simulated."
+def _subtitle(point: dict[str, Any], *, but: str) -> str:
+    """What all points have in common; ``but`` is the option that was swept."""
+    load, seeds = point["parameters"]["workload"], point["parameters"]["seeds"]
+    parts = {
+        "rate": f"{load['rate']:g} requests/min",
+        "mix": f"mix {load['mix']}",
+        "sizes": f"{load['sizes']} sizes",
+        "sigma": f"sigma {load['sigma']:g}",
+        "arrivals": f"{load['arrivals']} arrivals",
+    }
+    if load["trace"]:
+        parts = {"trace": f"trace {load['trace']}", "sigma": parts["sigma"]}
+    length = f"{load['duration_s']:g} s" if load["duration_s"] else f"{load['requests']} requests"
+    shown = [text for name, text in parts.items() if name != but]
+    shown.append(f"{seeds} seeds" if load["trace"] else f"{seeds} seeds of {length}")
+    return ", ".join(shown) + ". Bars show 95% intervals. Simulated."
 
 
 def _sections(point: dict[str, Any]) -> list[str]:
@@ -79,7 +87,7 @@ def _attainment(rows: dict[str, Any], bound: dict[str, Any] | None) -> str:
     scale = (WIDTH - left - right) / 100
     parts, y = [], 10
     for index, (label, row) in enumerate(rows.items()):
-        parts.append(f"<text x='{left - 8}' y='{y + 24}' text-anchor='end'>{_esc(label)}</text>")
+        parts.append(f"<text x='{left - 8}' y='{y + 24}' text-anchor='end'>{_short(label)}</text>")
         for j, group in enumerate(("attainment", "image", "video")):
             value = row[group]
             if value is None:
@@ -115,6 +123,9 @@ def _classes(rows: dict[str, Any]) -> str:
 
 
 def _latency(rows: dict[str, Any]) -> str:
+    rows = {label: row for label, row in rows.items() if row["latency_s"]["all"]}
+    if not rows:
+        return "<p>Nothing was finished.</p>"
     found = [row["latency_s"]["all"] for row in rows.values()]
     low = min(f["p50"] for f in found) * 0.7
     high = max(f["p99"] for f in found) * 1.3
@@ -126,7 +137,7 @@ def _latency(rows: dict[str, Any]) -> str:
     parts, y = [], 10
     for index, (label, row) in enumerate(rows.items()):
         of, colour = row["latency_s"]["all"], COLOURS[index % len(COLOURS)]
-        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{_esc(label)}</text>")
+        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{_short(label)}</text>")
         parts.append(_rect(x(of["p50"]), y + 4, x(of["p99"]) - x(of["p50"]), 8, colour=colour, opacity=0.45))
         parts.append(f"<circle cx='{x(of['p90']):.1f}' cy='{y + 8}' r='5' fill='{colour}'/>")
         parts.append(f"<text x='{x(of['p99']) + 5:.1f}' y='{y + 12}'>{of['p99']:.0f}</text>")
@@ -142,7 +153,7 @@ def _seeds(rows: dict[str, Any]) -> str:
     low = max(0.0, lowest - 0.03)
     parts, y = [], 10
     for index, (label, row) in enumerate(rows.items()):
-        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{_esc(label)}</text>")
+        parts.append(f"<text x='{left - 8}' y='{y + 12}' text-anchor='end'>{_short(label)}</text>")
         for value in row["per_seed"]:
             x = left + scale * (value - low) / max(1e-9, 1 - low)
             parts.append(
@@ -168,8 +179,9 @@ def _sweep(name: str, points: Sequence[dict[str, Any]]) -> str:
 
     parts = []
     taken: list[float] = []
-    for index, (label, series) in enumerate(values.items()):
-        colour = "#d33" if label == "bound" else COLOURS[index % len(COLOURS)]
+    colours = {label: "#d33" if label == "bound" else COLOURS[i % len(COLOURS)] for i, label in enumerate(values)}
+    for label, series in sorted(values.items(), key=lambda v: -v[1][-1]):
+        colour = colours[label]
         path = " ".join(f"{'M' if i == 0 else 'L'}{left + i * step:.1f} {y(v):.1f}" for i, v in enumerate(series))
         parts.append(f"<path d='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
         at = y(series[-1])
@@ -177,7 +189,9 @@ def _sweep(name: str, points: Sequence[dict[str, Any]]) -> str:
             at += 13
         taken.append(at)
         x = left + (len(points) - 1) * step + 8
-        parts.append(f"<text x='{x:.1f}' y='{at + 4:.1f}' style='fill:{colour}'>{_esc(label)} {series[-1]:.0f}</text>")
+        parts.append(
+            f"<text x='{x:.1f}' y='{at + 4:.1f}' style='fill:{colour}'>{_short(label)} {series[-1]:.0f}</text>"
+        )
     for i, point in enumerate(points):
         parts.append(_text(left + i * step, top + height + 18, point["at"][name], anchor="middle"))
     for value in (low, (low + 100) / 2, 100):
@@ -223,6 +237,11 @@ def _text(x: float, y: float, text: object, *, anchor: str = "start") -> str:
 
 def _svg(parts: Sequence[str], height: float) -> str:
     return f"<svg viewBox='0 0 {WIDTH} {height:.0f}' width='{WIDTH}' role='img'>{''.join(parts)}</svg>"
+
+
+def _short(label: str) -> str:
+    """As much of a planner's name as fits beside a plot; the tables have all of it."""
+    return _esc(label if len(label) <= 26 else label[:25] + "\N{HORIZONTAL ELLIPSIS}")
 
 
 def _esc(text: object) -> str:

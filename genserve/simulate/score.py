@@ -160,7 +160,7 @@ def score(scorer: Scorer, *, gpus: int, decision_us: Sequence[int]) -> Score:
         switches=sum(o.switches for o in outcomes) / count,
         utilization=scorer.busy_us / max(1, span_us * gpus),
         decisions=len(decision_us),
-        decision_us={"p50": percentile(decision_us, 50), "p99": percentile(decision_us, 99), "max": max(decision_us)},
+        decision_us={f"p{p}": percentile(decision_us, p) for p in (50, 99)} | {"max": max(decision_us, default=0)},
         requests=len(outcomes),
         images=sum(o.media is Media.IMAGE for o in outcomes),
         refused=scorer.refused / count,

@@ -17,6 +17,7 @@ from genserve.domain.costs import CostData, CostTable, Prices, StageCost
 from genserve.domain.evolve import fold
 from genserve.domain.plan import Plan, Start
 from genserve.domain.request import Media, RequestSpec, Shape, Stage
+from genserve.errors import InvariantBroken
 from genserve.planners.interface import Planner
 from genserve.planners.registry import build_planner
 from genserve.planners.validate import find_faults
@@ -31,10 +32,18 @@ def check_planner(planner: Planner, *, seeds: range = range(6)) -> list[str]:
     """Everything that is wrong with a planner, in words; empty when it passes."""
     faults: list[str] = []
     for seed in seeds:
-        for state, memory in states_of(planner, seed):
-            faults += [f"seed {seed}, position {state.position}: {f}" for f in check_plan(planner, state, memory)]
-        faults += [f"seed {seed}: {f}" for f in check_run(planner, seed)]
-    return faults + check_empty(planner)
+        try:
+            faults += _check_seed(planner, seed)
+        except InvariantBroken as error:
+            faults.append(f"seed {seed}: {error}")
+    return faults or check_empty(planner)
+
+
+def _check_seed(planner: Planner, seed: int) -> list[str]:
+    faults: list[str] = []
+    for state, memory in states_of(planner, seed):
+        faults += [f"seed {seed}, position {state.position}: {f}" for f in check_plan(planner, state, memory)]
+    return faults + [f"seed {seed}: {f}" for f in check_run(planner, seed)]
 
 
 def check_plan(planner: Planner, state: ClusterState, memory: object) -> list[str]:

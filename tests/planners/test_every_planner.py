@@ -18,12 +18,12 @@ from msgspec.structs import replace
 from genserve.domain import events as e
 from genserve.domain.plan import Start
 from genserve.errors import CallerError
-from genserve.planners.registry import build_planner, planner_types
+from genserve.planners.registry import build_planner, planner_names
 from genserve.simulate.simulation import Scenario, simulate
 from genserve.simulate.suite import check_plan, check_planner, states_of
 from tests.builders import SECOND, VIDEO, a_cluster, a_request, some_costs
 
-NAMES = sorted(planner_types())
+NAMES = planner_names()
 VARIANTS = {
     "tetriserve": {"continuous": True},
     "genserve": {"dp_solver": False},

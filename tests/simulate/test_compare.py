@@ -199,6 +199,18 @@ def test_the_report_is_one_page_without_links_to_elsewhere() -> None:
     assert page.count("<svg") == 3
 
 
+def test_the_report_says_what_was_simulated_and_not_what_was_swept(tmp_path: Path) -> None:
+    trace = tmp_path / "mine.csv"
+    trace.write_text("arrival_s,class\n0,image-S\n")
+    drawn, read = (
+        compare(Setting(w, seeds=1), [Entrant("fifo")], jobs=1)
+        for w in (Workload(requests=3), Workload(trace=str(trace)))
+    )
+    swept = render({"sweep": "sigma", "points": [{"at": {"sigma": s}, **drawn} for s in (0.8, 1.0)]})
+    assert "24 requests/min, mix balanced, uniform sizes, poisson arrivals, 1 seeds of 3 requests" in swept
+    assert f"<p>trace {trace}, sigma 1, 1 seeds. Bars" in render(read)
+
+
 # ── command line ─────────────────────────────────────────────────────────────────────────────────────────
 
 
