@@ -21,6 +21,8 @@ FINAL_STATUSES = ("completed", "cancelled", "failed")
 RECONNECTS = 10
 SILENCE_S = 60.0
 """Longer than a few of the server's heartbeats."""
+CREATING = httpx.Timeout(30.0, read=660.0)
+"""A create may wait for admission's verdict, for as long as a server can be told to take for it."""
 
 
 class ServerEvent(NamedTuple):
@@ -52,7 +54,7 @@ class Client:
 
     def post(self, path: str, body: dict[str, Any], *, key: str) -> dict[str, Any]:
         """A create; with its idempotency key it is safe to repeat after a lost connection."""
-        return self._json("POST", path, json=body, headers={"idempotency-key": key})
+        return self._json("POST", path, json=body, headers={"idempotency-key": key}, timeout=CREATING)
 
     def delete(self, path: str) -> dict[str, Any]:
         return self._json("DELETE", path)
@@ -75,8 +77,8 @@ class Client:
     def submit_image(self, body: dict[str, Any], *, key: str) -> str:
         """The id of a new image request, as soon as it is recorded: its stream is opened and left."""
         fields = {**body, "stream": True}
-        headers = {"idempotency-key": key}
-        with self._reaching(), self._http.stream("POST", "/v1/images/generations", json=fields, headers=headers) as r:
+        how: dict[str, Any] = {"json": fields, "headers": {"idempotency-key": key}, "timeout": CREATING}
+        with self._reaching(), self._http.stream("POST", "/v1/images/generations", **how) as r:
             if r.status_code != 200:
                 r.read()
                 raise to_error(r)

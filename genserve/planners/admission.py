@@ -75,7 +75,9 @@ class Promises:
         full_us = self._last_too_full(newcomer)
         if full_us is None:
             return Verdict(True, spec.deadline_us)
-        return Verdict(False, _quote(view, newcomer, full_us), f"the pool is promised until {round(full_us)} us")
+        full_ms = round((full_us - spec.arrival_us) / 1000)
+        reason = f"the pool is promised to others until {full_ms} ms after its arrival"
+        return Verdict(False, _quote(view, newcomer, full_us), reason)
 
     def admit(self, spec: RequestSpec) -> None:
         """Count it from here on."""

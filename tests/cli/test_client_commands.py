@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from genserve.cli.client import Client
 from genserve.cli.main import app
+from genserve.config import Admission
 from genserve.errors import RefusedByPolicy
 from tests.api.conftest import Served
 
@@ -46,6 +50,20 @@ def test_submit_saves_an_image_and_says_how_it_went(genserve: Callable[..., Any]
     assert (tmp_path / "cat.png").read_bytes().startswith(b"image 0 of img_")
     assert "cat.png: " in result.stdout
     assert "30.0 s before its deadline, paused 0 times" in result.stdout
+
+
+def test_creates_are_given_the_time_that_a_verdict_may_take() -> None:
+    reads = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        reads.append(request.extensions["timeout"]["read"])
+        return httpx.Response(200, json={"id": "vid_1"}, headers={"genserve-request-ids": "img_1"})
+
+    longest_s = msgspec.json.schema(Admission)["$defs"]["Admission"]["properties"]["verdict_within_s"]["maximum"]
+    with Client("http://server", transport=httpx.MockTransport(answer)) as client:
+        client.post("/v1/videos", {}, key="k")
+        client.submit_image({}, key="k")
+    assert min(reads) > longest_s
 
 
 def test_submit_sends_every_option(genserve: Callable[..., Any], served: Served) -> None:

@@ -28,6 +28,7 @@ def test_a_full_pool_refuses_and_quotes_a_deadline_behind_what_it_has_promised()
     verdict = judge(scene.at(0), Memory(), a_spec("video-M", "r", within=35))
     assert not verdict.is_admitted
     assert verdict.quote_us > 90 * SECOND
+    assert verdict.reason == "the pool is promised to others until 90000 ms after its arrival"
 
 
 def test_a_full_pool_still_admits_what_is_due_after_everything_promised() -> None:
