@@ -89,8 +89,6 @@ def simulate(
 
 
 def _one(setting: Any, entrant: Any, log_file: Path | None) -> dict[str, Any]:
-    import msgspec
-
     from genserve.planners.registry import build_planner
     from genserve.simulate import compare as c
     from genserve.simulate.score import Scorer, score
@@ -101,7 +99,7 @@ def _one(setting: Any, entrant: Any, log_file: Path | None) -> dict[str, Any]:
     planner = build_planner(entrant.name, entrant.parameters)
     ran = run(planner, scenario, observers=(scorer.watch,), keep_log=log_file is not None)
     if log_file is not None:
-        o.write_text(log_file, "\n".join(_line(r) for r in msgspec.to_builtins(ran.log)))
+        o.write_text(log_file, "\n".join(map(_line, ran.log)))
     scored = score(scorer, gpus=setting.gpus, decision_us=ran.decision_us)
     return {
         "parameters": c.describe(setting, [entrant]),
@@ -112,9 +110,10 @@ def _one(setting: Any, entrant: Any, log_file: Path | None) -> dict[str, Any]:
 
 
 def _line(recorded: Any) -> str:
+    """The event behind its type, which is not among its fields."""
     import msgspec
 
-    return msgspec.json.encode(recorded).decode()
+    return msgspec.json.encode({"type": type(recorded.event).__name__, **msgspec.structs.asdict(recorded)}).decode()
 
 
 def _many(setting: Any, entrant: Any, cells: int, jobs: int) -> dict[str, Any]:

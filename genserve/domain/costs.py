@@ -220,6 +220,8 @@ def is_group_size(degree: int) -> bool:
 def find_gaps(data: CostData) -> list[str]:
     """Why a table that somebody wrote cannot be planned with, in words; empty when it can."""
     steps = [c for c in data.stages if c.stage is Stage.DENOISE]
+    if not steps:
+        return ["no cost of any step"]
     alone = {c.model for c in steps if c.degree == c.batch == 1}
     gaps = [f"no step of {model} on one GPU, alone" for model in sorted({c.model for c in steps} - alone)]
     odd = sorted({(c.model, c.degree) for c in steps if not is_group_size(c.degree)})

@@ -167,7 +167,7 @@ def _seeds(rows: dict[str, Any]) -> str:
 def _sweep(name: str, points: Sequence[dict[str, Any]]) -> str:
     """Attainment over the swept option, one line per planner."""
     left, top, height = 60, 10, 300
-    step = (WIDTH - left - 190) / max(1, len(points) - 1)
+    step = (WIDTH - left - 215) / max(1, len(points) - 1)
     labels = list(points[0]["planners"])
     values = {p: [100 * q["planners"][p]["attainment"]["mean"] for q in points] for p in labels}
     if "bound" in points[0]:

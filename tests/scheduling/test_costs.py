@@ -18,6 +18,7 @@ ROW = {"model": "m", "stage": "denoise", "shape": {"width": 64, "height": 64}, "
     [
         ("", "truncated"),
         ("[]", "Expected `object`"),
+        (json.dumps({"name": "t", "family": "table", "costs": {"stages": [ROW]}}), "no cost of any step"),
         (json.dumps({"name": "t", "stages": [{**ROW, "us": -1}]}), r"stages\[0\].us"),
         (json.dumps({"name": "t", "stages": [{**ROW, "degree": 2}]}), "no step of m on one GPU, alone"),
         (json.dumps({"name": "t", "stages": [ROW], "prices": {"swich_us": 1}}), "swich_us"),
