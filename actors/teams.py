@@ -2,7 +2,8 @@
 
 Beside the words between the members' step threads there is one matter for their event loops: the log must not show a
 group segment beginning before what ran on its members has ended, nor the next thing on a member before the group
-segment has ended. Whoever tells a beginning owes the others that, and asks them (``settled``).
+segment has ended. Whoever tells a beginning owes the others that, and asks them (``settled``). The lost don't answer,
+and whoever comes back in their name knows nothing: what they still had to tell, the log knows to be over.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Teams:
         self._memberships: dict[str, Membership] = {}
         self._given_up: dict[str, None] = {}
         self._reached: dict[str, asyncio.Event] = {}
+        self._newest = 0
+        self._lost_in: dict[str, int] = {}
+        self._unanswered: dict[str, set[asyncio.Future[None]]] = {}
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=f"{worker_id}-worlds")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -52,6 +56,7 @@ class Teams:
 
     async def join(self, world: p.World) -> None:
         """Returns when the groups are formed or will not be: that is found out by who needs one."""
+        self._newest = max(self._newest, world.generation)
         try:
             await self._aside(self.runner.join_world, self._worker_id, world)
         except GenServeError as error:
@@ -60,6 +65,10 @@ class Teams:
             self._joining(world.generation).set()
 
     async def lose(self, worker_id: str) -> None:
+        """Nobody waits any more for what that worker had to tell in the generations so far."""
+        self._lost_in[worker_id] = self._newest
+        for answer in self._unanswered.pop(worker_id, ()):
+            answer.cancel()
         if self.is_possible:
             await self._aside(self.runner.lose_peer, worker_id)
 
@@ -80,7 +89,7 @@ class Teams:
             await asyncio.wait_for(self._joining(command.generation).wait(), JOIN_S)
         if membership.leads:
             for worker_id in command.group[1:]:
-                self._outbox.owe(self._ask(worker_id, "settled", command.segment_id))
+                self._outbox.owe(self._settlement(worker_id, command))
         else:
             self._reach(command.segment_id)
         return membership.run
@@ -92,11 +101,13 @@ class Teams:
             return
         if membership.leads:
             self._reach(command.segment_id)
+            if membership.has_failed:
+                self.refuse(command)
         else:
-            self._outbox.owe(self._ask(command.leader, "settled", command.segment_id))
+            self._outbox.owe(self._settlement(command.leader, command))
 
     def refuse(self, command: p.RunSegment) -> None:
-        """Tell the other members that a group segment will not run."""
+        """Tell the other members that a group segment will not run, or not to its end: it is not to be waited for."""
         for worker_id in command.group:
             if worker_id != self._worker_id:
                 task = asyncio.create_task(self._ask(worker_id, "give_up", command.segment_id))
@@ -113,6 +124,18 @@ class Teams:
     async def settled(self, segment_id: str) -> None:
         await self._reached.setdefault(segment_id, asyncio.Event()).wait()
         await self._outbox.drained()
+
+    async def _settlement(self, worker_id: str, command: p.RunSegment) -> None:
+        if command.generation <= self._lost_in.get(worker_id, -1):
+            return
+        answer = asyncio.ensure_future(self._ask(worker_id, "settled", command.segment_id))
+        unanswered = self._unanswered.setdefault(worker_id, set())
+        unanswered.add(answer)
+        try:
+            await asyncio.wait({answer})
+        finally:
+            unanswered.discard(answer)
+            answer.cancel()
 
     def _reach(self, segment_id: str) -> None:
         self._reached.setdefault(segment_id, asyncio.Event()).set()

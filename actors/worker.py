@@ -149,9 +149,10 @@ class Worker:
         """Returns when a segment of that incarnation's has ended; who left it early, None where it will not run."""
         return await self._register.end_of(segment_id) if incarnation == self.incarnation else None
 
-    async def told(self, segment_id: str) -> None:
-        """Returns when a segment has ended and the log has heard of it."""
-        await self._register.end_of(segment_id)
+    async def told(self, segment_id: str, incarnation: int) -> None:
+        """Returns when a segment of that incarnation's has ended and the log has heard of it."""
+        if incarnation == self.incarnation:
+            await self._register.end_of(segment_id)
         await self._outbox.drained()
 
     async def changes(self, recorded: int) -> tuple[tuple[int, p.StageChange], ...]:
@@ -182,7 +183,7 @@ class Worker:
         await self._teams.lose(worker_id)
 
     async def give_up(self, segment_id: str) -> None:
-        """Another member refused a group segment: it will not run."""
+        """Another member refused a group segment, or its leader failed: whoever has not begun it passes it over."""
         self._teams.give_up(segment_id)
 
     async def settled(self, segment_id: str) -> None:
@@ -276,7 +277,7 @@ class Worker:
 
     async def _ask_told(self, command: p.RunSegment) -> None:
         with contextlib.suppress(UnreachableError, GenServeError):
-            await self._runtime.find(command.after_on).ask("told", command.after)
+            await self._runtime.find(command.after_on).ask("told", command.after, command.after_incarnation)
 
     def _poster(self, loop: asyncio.AbstractEventLoop, command: p.RunSegment) -> Callable[[p.AnyReport], None]:
         actors = {m.request_id: m.actor for m in command.members}

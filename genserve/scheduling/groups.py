@@ -19,6 +19,7 @@ import msgspec
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.segments import Assignment, Post, Runner, run_segment
+from observability.logging import get_logger
 
 JOIN, STEP, SHED, LEAVE = 1, 2, 3, 4
 """The leader's words: here is the batch; one step; without these requests; that was all."""
@@ -85,8 +86,12 @@ class Parcel(Protocol):
 
 
 class JoinWord(msgspec.Struct, frozen=True):
-    """Who is in the batch, in the order of its rows, and the header of the parcel whose buffers come next."""
+    """Who is in the batch, in the order of its rows, and the header of the parcel whose buffers come next.
 
+    A follower that hung may be segments behind: what it is in is not the leader's ``segment_id`` then.
+    """
+
+    segment_id: str
     request_ids: tuple[str, ...]
     header: bytes
 
@@ -94,11 +99,13 @@ class JoinWord(msgspec.Struct, frozen=True):
 class _Leader:
     """The leader's runner, with a word to the others ahead of every move. Otherwise the runner it wraps."""
 
-    def __init__(self, runner: GroupRunner, channel: Channel, me: str) -> None:
+    def __init__(self, runner: GroupRunner, channel: Channel, command: p.RunSegment) -> None:
         self._runner = runner
         self._channel = channel
-        self._me = me
+        self._me = command.leader
+        self._segment_id = command.segment_id
         self._has_left = False
+        self.has_failed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_runner"], name)
@@ -107,7 +114,7 @@ class _Leader:
         batch = self._runner.begin(members)
         self._runner.spread(batch, self._channel)
         parcel = self._runner.pack(batch)
-        word = JoinWord(tuple(member.request_id for member in members), parcel.header)
+        word = JoinWord(self._segment_id, tuple(member.request_id for member in members), parcel.header)
         self._say(JOIN, msgspec.msgpack.encode(word), parcel.buffers)
         self._try(self._channel.meet)
         return batch
@@ -119,7 +126,7 @@ class _Leader:
             self._runner.step(batch)
         except Exception:
             self._channel.lose()
-            self._has_left = True
+            self._has_left = self.has_failed = True
             raise
 
     def without(self, batch: Any, request_ids: tuple[str, ...]) -> Any:
@@ -146,7 +153,7 @@ class _Leader:
         try:
             work(*args)
         except GenServeError:
-            self._has_left = True
+            self._has_left = self.has_failed = True
             raise
 
 
@@ -158,6 +165,7 @@ class Membership:
         self._command = command
         self._channel: Channel | None = None
         self._is_given_up = False
+        self.has_failed = False
         self._lock = threading.Lock()
 
     @property
@@ -172,20 +180,26 @@ class Membership:
                 self._channel.lose()
 
     def run(self, runner: GroupRunner, assignment: Assignment, post: Post, files: Executor) -> None:
-        """This worker's part, to the end; the leader reports as it would alone, followers report nothing."""
+        """This worker's part, to the end; the leader reports as it would alone, followers report nothing.
+
+        Nothing is raised: what a follower meets, its leader hears of as a lost group.
+        """
         if self.leads:
             self._lead(runner, assignment, post, files)
-        else:
-            with contextlib.suppress(GenServeError):
+        elif not self._is_given_up:
+            try:
                 self._follow(runner, self._open(runner))
+            except Exception as error:
+                _note_failure(self._command, error)
 
     def _lead(self, runner: GroupRunner, assignment: Assignment, post: Post, files: Executor) -> None:
         try:
-            leader: Any = _Leader(runner, self._open(runner), self._me)
+            leader: Any = _Leader(runner, self._open(runner), self._command)
         except GenServeError as error:
             leader = _Absent(runner, error)
         run_segment(leader, assignment, post, files)
         leader.leave()
+        self.has_failed = leader.has_failed
 
     def _open(self, runner: GroupRunner) -> Channel:
         channel = runner.find_group(self._command.generation, self._command.group)
@@ -206,11 +220,17 @@ class Membership:
             raise
 
 
+def _note_failure(command: p.RunSegment, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}"
+    get_logger("genserve.worker").warning("left a shared segment", segment_id=command.segment_id, reason=reason)
+
+
 class _Follower:
     def __init__(self, runner: GroupRunner, channel: Channel, command: p.RunSegment) -> None:
         self._runner = runner
         self._channel = channel
         self._leader = command.leader
+        self._segment_id = command.segment_id
         self._members = {member.request_id: member for member in command.members}
         self._batch: Any = None
 
@@ -228,6 +248,8 @@ class _Follower:
         return code != LEAVE
 
     def _joined(self, word: JoinWord) -> Any:
+        if word.segment_id != self._segment_id:
+            raise GenServeError("group_lost", f"the leader is in {word.segment_id}, this member in {self._segment_id}")
         members = tuple(self._members[request_id] for request_id in word.request_ids)
         parcel = self._runner.parcel_for(members, word.header)
         for buffer in parcel.buffers:
@@ -237,6 +259,8 @@ class _Follower:
 
 class _Absent:
     """A runner whose group did not come about: it can do everything but begin."""
+
+    has_failed = True
 
     def __init__(self, runner: Runner, error: GenServeError) -> None:
         self._runner = runner
