@@ -23,12 +23,15 @@ class Planner(Protocol):
     """A scheduling policy."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is registered and recorded as."""
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Equal for planners that decide alike; a log's decisions carry it."""
 
-    def parameters(self) -> dict[str, Parameter]: ...
+    def parameters(self) -> dict[str, Parameter]:
+        """With the name, what builds it again (see registry)."""
 
     def begin(self) -> Any:
         """The memory before the first event."""

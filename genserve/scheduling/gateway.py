@@ -92,9 +92,11 @@ class Gateway(Protocol):
     async def forecast(self, request_id: str) -> Forecast | None:
         """None for a request that has ended, or that the planner has not looked at yet."""
 
-    async def read_artifact(self, artifact: Artifact) -> bytes: ...
+    async def read_artifact(self, artifact: Artifact) -> bytes:
+        """The stored file; raises CallerError ``artifact_not_found`` when it is gone."""
 
-    async def health(self) -> Health: ...
+    async def health(self) -> Health:
+        """What can be said now; a scheduler that does not answer is a report, not an error."""
 
     async def metrics(self) -> bytes:
         """Prometheus text exposition."""
