@@ -12,15 +12,18 @@ from pathlib import Path
 def write_durably(path: Path, content: bytes) -> str:
     """Write under a temporary name, sync, rename, sync the folder; returns the content's SHA-256.
 
-    After a crash the path holds the whole content or is absent.
+    After a crash the path holds the whole content or is absent; what does not fit leaves nothing behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
     return hashlib.sha256(content).hexdigest()
 
