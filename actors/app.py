@@ -16,7 +16,7 @@ from actors.framework.ray_runtime import NAMESPACE, RayRuntime
 from actors.framework.runtime import Ref, UnreachableError
 from actors.ingress import ingress_app
 from actors.plant import make_scheduler
-from actors.preflight import check_settings, check_workers
+from actors.preflight import check_backend, check_settings, check_workers
 from actors.scheduler import NAME
 from genserve.config import Settings
 from genserve.diffusion.catalog import Catalog
@@ -101,6 +101,7 @@ class Cell:
         real = _count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or real or LOGICAL_WORKERS
         check_workers(self.settings, workers)
+        check_backend(self.settings, gpus=real)
         ray.init(namespace=NAMESPACE, num_gpus=max(real, workers), include_dashboard=False, log_to_driver=True)
         return workers, 1.0
 

@@ -35,6 +35,14 @@ def check_workers(settings: Settings, workers: int) -> None:
     check_placement(settings.cluster.placement, workers=names, models=Catalog.load(settings.catalog).names)
 
 
+def check_backend(settings: Settings, *, gpus: int) -> None:
+    """Whether workers can share steps as the settings say; raises CallerError ``backend_unavailable``."""
+    backend = settings.cluster.parallel_backend
+    if not gpus and backend != "ulysses":
+        message = f"cluster.parallel_backend: {backend} runs on GPUs only, and there are none; use ulysses"
+        raise CallerError("backend_unavailable", message)
+
+
 def _check_database(url: str) -> None:
     if url == MEMORY:
         raise CallerError("invalid_database_url", "a server's log is read by several processes: it needs a database")

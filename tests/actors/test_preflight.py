@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from actors.preflight import check_settings, check_workers
+from actors.preflight import check_backend, check_settings, check_workers
 from genserve.config import Cluster, Http, Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import CallerError
@@ -67,3 +67,11 @@ def test_a_placement_on_a_worker_that_will_not_be_is_refused() -> None:
     check_workers(settings, 3)
     with pytest.raises(CallerError, match="no worker is named 'worker-2'"):
         check_workers(settings, 2)
+
+
+@pytest.mark.parametrize("backend", ["ring", "xfuser"])
+def test_a_backend_that_needs_gpus_is_refused_where_there_are_none(backend: str) -> None:
+    settings = Settings(cluster=Cluster(parallel_backend=backend))  # type: ignore[arg-type]
+    check_backend(settings, gpus=1)
+    with pytest.raises(CallerError, match=f"{backend} runs on GPUs only"):
+        check_backend(settings, gpus=0)
