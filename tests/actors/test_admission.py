@@ -34,7 +34,7 @@ def promising(in_cell: InCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """
     monkeypatch.setattr(evolve, "_learn_pace", lambda draft, request, event: 0)
     rows = [StageCost(m, Stage.DENOISE, shape, SECOND // 10) for m, shape in (("t2i", SMALL), ("t2v", CLIP))]
-    rows += [StageCost(r.model, s, r.shape, 0) for r in rows for s in (Stage.ENCODE, Stage.DECODE)]
+    rows += [StageCost(r.model, s, r.shape, 1) for r in rows for s in (Stage.ENCODE, Stage.DECODE)]
     path = tmp_path / "costs.json"
     path.write_bytes(msgspec.json.encode(CostData("test", tuple(rows), FREE)))
     return lambda test, admission=PATIENT, **options: in_cell(
