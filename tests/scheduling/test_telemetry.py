@@ -183,6 +183,14 @@ def test_every_event_has_a_line_with_position_and_request_and_no_prompt() -> Non
     assert "lawn" not in out.getvalue()
 
 
+def test_a_refusal_is_news_and_no_error() -> None:
+    history = History().of("r1", e.RequestSubmitted(a_request(), 2 * SECOND), e.RequestFailed("refused", "no room"))
+    with captured_log() as out:
+        Translator(log=get_logger("genserve.log")).translate(history.log)
+    last = json.loads(out.getvalue().splitlines()[-1])
+    assert (last["level"], last["event"], last["code"]) == ("info", "request refused", "refused")
+
+
 @pytest.mark.parametrize("name", sorted(EVENT_TYPES))
 def test_no_kind_of_event_is_without_a_line(name: str) -> None:
     assert EVENT_TYPES[name] in _LINES

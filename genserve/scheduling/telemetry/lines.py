@@ -13,6 +13,7 @@ from genserve.domain.cluster import Request
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.plan import Cancel, Load, Start, Unload, Yield
 from genserve.scheduling.telemetry.trail import Change, queued_us
+from genserve.scheduling.verdicts import REFUSED
 
 Fields = dict[str, Any]
 
@@ -42,6 +43,8 @@ class Lines:
 
     def tell(self, recorded: e.Recorded, changes: list[Change]) -> None:
         level, text, fields_of = _LINES[type(recorded.event)]
+        if isinstance(recorded.event, e.RequestFailed) and recorded.event.code == REFUSED:
+            level, text = "info", "request refused"
         fields = fields_of(recorded.event)
         if recorded.stream.startswith(REQUEST_STREAM):
             fields["request_id"] = recorded.stream[len(REQUEST_STREAM) :]
