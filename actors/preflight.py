@@ -16,6 +16,8 @@ from genserve.planners.registry import build_planner
 from genserve.scheduling.costs import load_costs
 from genserve.scheduling.placement import check_placement
 
+REACH_S = 10.0
+
 
 def check_settings(settings: Settings) -> None:
     """Raises a CallerError that says what to change."""
@@ -24,7 +26,9 @@ def check_settings(settings: Settings) -> None:
     load_costs(settings.costs)
     _check_database(settings.database)
     _check_data_dir(settings)
-    if not settings.cluster.address:
+    if settings.cluster.address:
+        _check_cluster(settings.cluster.address)
+    else:
         _check_checkpoints(settings, catalog)
     _check_port(settings.http)
 
@@ -54,6 +58,18 @@ def _check_data_dir(settings: Settings) -> None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CallerError("invalid_config", f"data_dir: {error}") from error
+
+
+def _check_cluster(address: str) -> None:
+    """Ray would try for minutes to reach a host that does not listen."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S):
+            return
+    except (OSError, OverflowError) as error:
+        raise CallerError("cluster_unavailable", f"cluster.address: nobody listens at {address}: {error}") from error
 
 
 def _check_checkpoints(settings: Settings, catalog: Catalog) -> None:

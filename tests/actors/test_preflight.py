@@ -62,6 +62,13 @@ def test_a_cluster_that_is_joined_has_its_checkpoints_elsewhere(tmp_path: Path) 
     check_settings(settings_of(tmp_path, models_dir=tmp_path / "absent", cluster=Cluster(address="auto")))
 
 
+def test_a_cluster_that_nobody_listens_for_is_refused_before_it_is_joined(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = f"127.0.0.1:{gone.getsockname()[1]}"
+    with pytest.raises(CallerError, match=f"nobody listens at {address}"):
+        check_settings(settings_of(tmp_path, cluster=Cluster(address=address)))
+
+
 def test_a_placement_on_a_worker_that_will_not_be_is_refused() -> None:
     settings = Settings(cluster=Cluster(placement={"worker-2": ("tiny-wan",)}))
     check_workers(settings, 3)
