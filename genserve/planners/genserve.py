@@ -83,8 +83,9 @@ class _Round:
         for task in self.videos:
             task.degrees = self._degrees(task)
         taken = view.bound_gpus + sum(t.degree for t in view.tasks if t.is_bound and t.degree > 1)
-        busy_images = sum(t.degree for t in open_tasks if t.is_image and t.running is not None)
-        self.budget = max(0, view.gpus - taken - busy_images)
+        at_work = [t for t in open_tasks if t.is_image and t.running is not None]
+        self.at_work = [Target(t, t.degree, t.degree, "goes on") for t in at_work]
+        self.budget = max(0, view.gpus - taken - sum(t.degree for t in at_work))
         self.homes = {t.request.home for t in self.videos if t.is_idle and t.request.home}
 
     def _degrees(self, task: Task) -> tuple[int, ...]:
@@ -216,7 +217,7 @@ class _Round:
         if spare > 0:
             ordered += self._leftovers(targets, spare)
         style = Style(is_eager=True, image_exception=False, forced_room=True, growth_pays=0.0, may_hold=False)
-        return plan_for(self.view, ordered, style)
+        return plan_for(self.view, [*self.at_work, *ordered], style)
 
     def _leftovers(self, targets: list[Target], spare: int) -> list[Target]:
         """Idle GPUs go to videos that the knapsack left out (ideal: it never leaves GPUs idle while work waits)."""
@@ -237,7 +238,7 @@ class _Round:
             order = self._images_before_victims()
         targets = [Target(t, 1, 1, "arrival order") for t in order[: self.budget]]
         style = Style(is_eager=self.policy.preemption, image_exception=False, may_pause=self.policy.preemption)
-        return plan_for(self.view, targets, style)
+        return plan_for(self.view, [*self.at_work, *targets], style)
 
     def _images_before_victims(self) -> list[Task]:
         """Videos that may not be paused, then images, then victims with least slack first, then the queue."""

@@ -101,6 +101,13 @@ def test_6_an_image_that_a_batch_would_make_late_stays_out() -> None:
     assert batches[0] == ("a",)
 
 
+@BOTH
+def test_6_an_image_that_runs_is_not_interrupted_by_a_round(planner: Policy) -> None:
+    scene = a_scene(2).run(a_spec("image-M", "i0"), "w0", step=10).run(a_spec("video-L", "v0"), "w1", step=10)
+    state = scene.wait(a_spec("video-S", "v1"), a_spec("image-S", "i1")).at(0)
+    assert "i0" not in stopped(planner.plan(state, planner.begin()))
+
+
 def test_7_the_fast_path_calls_no_solver_when_gpus_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def solver(*_: object) -> None:
         raise AssertionError("the solver was called")
