@@ -16,7 +16,7 @@ from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
 from genserve.domain.evolve import fold
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
-from genserve.domain.plan import Plan, Waiting
+from genserve.domain.plan import Defer, Plan, Waiting
 from genserve.domain.request import Stage
 from genserve.errors import InvariantBroken
 from genserve.planners.admission import Admission
@@ -27,7 +27,6 @@ from genserve.scheduling.settle import accepts, cancels, verdicts
 from genserve.scheduling.verdicts import next_verdict_us, settle_undecided
 
 _NO_TRIGGER = (
-    e.PlanDecided,
     e.StageStarted,
     e.StepsFinished,
     e.LatentsCheckpointed,
@@ -96,9 +95,12 @@ class Loop:
     def _is_news(self, recorded: e.Recorded) -> bool:
         """A reason to decide: not what goes as planned, nor an encode's end with its next segment queued.
 
-        Unless somebody waits: what encodes cannot be interrupted, so its end may be the first chance to.
+        Unless somebody waits: what encodes cannot be interrupted, so its end may be the first chance to. A decision is
+        none, unless it sends a request on to its heavy model, where it waits again.
         """
         event = recorded.event
+        if isinstance(event, e.PlanDecided):
+            return any(isinstance(action, Defer) for action in event.actions)
         if isinstance(event, e.StageFinished) and event.stage is Stage.ENCODE:
             request = self.state.requests.get(recorded.stream[len(REQUEST_STREAM) :])
             return request is None or not request.segments or any(r.is_idle for r in self.state.requests.values())

@@ -26,7 +26,8 @@ from genserve.simulate.calibration import load_calibration
 from genserve.simulate.cascades import load_cascade
 from genserve.simulate.compare import Entrant, Setting, run_one
 from genserve.simulate.score import Score
-from genserve.simulate.workloads import Workload
+from genserve.simulate.simulation import Scenario, simulate
+from genserve.simulate.workloads import Workload, draw_requests
 from tests.planners.states import a_scene, a_spec
 
 ONE, TWO, THREE = (load_cascade(n) for n in (1, 2, 3))
@@ -200,3 +201,10 @@ def test_an_arrival_curve_of_a_users_own_comes_from_a_trace_file(tmp_path: Path)
 def test_a_batch_never_waits_to_fill() -> None:
     workload = Workload("diffserve-1", rate=6, requests=3)
     assert run_one(Setting(workload, gpus=4), Entrant("diffserve", {"threshold": 0.0}), 0).latency_s["all"]["max"] < 0.2
+
+
+def test_the_last_request_to_be_deferred_is_started_though_nothing_else_happens() -> None:
+    calibration = load_calibration("diffserve-1")
+    one = draw_requests(Workload(calibration="diffserve-1", requests=1), calibration, seed=0)
+    run = simulate(DiffServe(threshold=1.0), Scenario(one, calibration.table, gpus=7, deferral=calibration.deferral))
+    assert run.state.requests == {}
