@@ -21,9 +21,15 @@ class Fleet:
     """One link per worker slot. ``on_loss`` is called after each loss that the log has heard of."""
 
     def __init__(
-        self, slots: tuple[WorkerSlot, ...], *, record: Record, on_loss: Callable[[], None] = lambda: None
+        self,
+        slots: tuple[WorkerSlot, ...],
+        *,
+        record: Record,
+        silence_s: float,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
         self._slots = slots
+        self._silence_s = silence_s
         self._record = record
         self._on_loss = on_loss
         self._links: dict[str, Link] = {}
@@ -53,6 +59,7 @@ class Fleet:
                 record=self._record,
                 epoch=epoch,
                 known=known.get(slot.worker_id, 0),
+                silence_s=self._silence_s,
                 on_join=self._grow,
                 on_loss=partial(self._shrink, slot.worker_id),
             )

@@ -17,6 +17,8 @@ from observability.logging import get_logger
 RETRY_S = 0.1
 SICK_S = 2.0
 """Wait before a worker that could not start is greeted again."""
+PULSE_S = 2.0
+"""Wait between two questions whether a worker still answers."""
 
 Record = Callable[[str, AnyEvent], Awaitable[None]]
 
@@ -32,8 +34,8 @@ class Link:
     """Keeps one slot filled and its comings and goings in the log.
 
     A death is noticed because a call that never returns breaks; the process is started again by its runtime and joins
-    anew. ``record`` returns when the fact is stored, however long the database is away. ``on_join`` is called before
-    the log hears of it, ``on_loss`` after.
+    anew. One that does not answer for ``silence_s`` counts as lost until it does. ``record`` returns when the fact is
+    stored, however long the database is away. ``on_join`` is called before the log hears of it, ``on_loss`` after.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Link:
         record: Record,
         epoch: int,
         known: int,
+        silence_s: float,
         on_join: Callable[[], None],
         on_loss: Callable[[], None],
     ) -> None:
@@ -54,6 +57,7 @@ class Link:
         self._record = record
         self._epoch = epoch
         self._known = known
+        self._silence_s = silence_s
         self._lost = 0
         self._on_join = on_join
         self._on_loss = on_loss
@@ -153,12 +157,33 @@ class Link:
         await self._record(worker_stream(name), loaded if change.is_loaded else unloaded)
 
     async def _attend(self, ref: Ref) -> str:
-        """Until it dies; the reason."""
+        """Until it dies or falls silent; the reason. A silent one that wakes up is greeted as one that was lost."""
+        ends = [asyncio.create_task(self._until_dead(ref)), asyncio.create_task(self._until_silent(ref))]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return next(end.result() for end in ends if end.done())
+        finally:
+            for end in ends:
+                end.cancel()
+
+    async def _until_dead(self, ref: Ref) -> str:
         while True:
             try:
                 await ref.ask("attend")
             except UnreachableError as error:
                 return str(error)
+
+    async def _until_silent(self, ref: Ref) -> str:
+        """Its event loop answers while its steps run; a stopped or hanging process does not."""
+        while True:
+            try:
+                async with asyncio.timeout(self._silence_s):
+                    await ref.ask("pulse")
+            except TimeoutError:
+                return f"has not answered for {self._silence_s:g} s"
+            except UnreachableError as error:
+                return str(error)
+            await asyncio.sleep(PULSE_S)
 
     async def _lose(self, reason: str) -> None:
         """What was on its way is void: its next incarnation is told anew."""

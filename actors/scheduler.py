@@ -79,7 +79,8 @@ class Scheduler:
         self._journal = Journal(
             storage or open_storage(settings.database), on_commit=self._on_commit, clock_us=clock_us
         )
-        self._fleet = Fleet(slots, record=self._record, on_loss=self._check_custody)
+        silence_s = settings.cluster.worker_timeout_s
+        self._fleet = Fleet(slots, record=self._record, silence_s=silence_s, on_loss=self._check_custody)
         self._pool = RequestPool(
             runtime,
             RequestActorSettings(

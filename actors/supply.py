@@ -13,6 +13,9 @@ from genserve.scheduling.files import read_verified
 from genserve.scheduling.segments import Runner
 from observability.logging import get_logger
 
+HAND_OVER_S = 20.0
+"""How long a worker that may hang is asked for latents; disk has them too."""
+
 
 class Supply:
     """Plain object inside a worker, used on its event loop; files are read on the ``files`` thread."""
@@ -54,9 +57,12 @@ class Supply:
         if home in ("", self._worker_id):
             return None
         try:
-            holder = self._runtime.find(home)
-            moved: bytes | None = await holder.ask("hand_over", member.request_id, member.attempt)
+            async with asyncio.timeout(HAND_OVER_S):
+                holder = self._runtime.find(home)
+                moved: bytes | None = await holder.ask("hand_over", member.request_id, member.attempt)
         except Exception as error:
-            get_logger("genserve.worker").warning("not handed over", request_id=member.request_id, reason=str(error))
+            get_logger("genserve.worker").warning(
+                "not handed over", request_id=member.request_id, reason=str(error) or type(error).__name__
+            )
             return None
         return moved

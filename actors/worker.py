@@ -196,6 +196,9 @@ class Worker:
         """End this process without ceremony; for chaos tests."""
         os._exit(1)
 
+    async def pulse(self) -> None:
+        """That an answer comes is the answer."""
+
     async def attend(self) -> None:
         """Never returns; the call breaks when this process dies, which is how death is noticed."""
         await asyncio.Event().wait()

@@ -60,6 +60,8 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     """Bound on the weights of one worker; 0 leaves only the device's own."""
     step_timeout_s: Annotated[float, Meta(gt=0)] = 20.0
     """How long workers that share a step wait for one of them that hangs, before they give their group up."""
+    worker_timeout_s: Annotated[float, Meta(ge=1)] = 30.0
+    """How long a worker may be silent before its requests go on elsewhere; it may come back any time."""
     request_actors: Positive = 4
     address: str = ""
     """A running Ray cluster to join; by default a local one is started."""

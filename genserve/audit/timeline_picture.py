@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from html import escape
 
@@ -36,13 +37,16 @@ def to_html(timeline: Timeline) -> str:
 
 
 def _summary(timeline: Timeline) -> str:
-    ended = [life for life in timeline.lives if life.end == "completed"]
-    met = sum(not life.is_late for life in ended)
+    """Only requests that came to an end of their own are judged."""
+    ends = Counter(life.end for life in timeline.lives)
+    met = ends["completed"] - sum(life.is_late for life in timeline.lives)
+    on_time = f"{met} of {ends['completed'] + ends['failed']} on time"
+    rest = [f"{ends[end]} {name}" for end, name in (("cancelled", "cancelled"), ("", "under way")) if ends[end]]
     seconds = (timeline.to_us - timeline.from_us) / 1e6
     return (
-        f"{len(timeline.lives)} requests on {len(timeline.workers)} GPUs in {seconds:.1f} s; {met} of "
-        f"{len(timeline.lives)} on time. One colour is one request: light is encode, dark is decode. A black mark is "
-        "a deadline, a red bar ended after it."
+        f"{len(timeline.lives)} requests on {len(timeline.workers)} GPUs in {seconds:.1f} s; "
+        f"{', '.join([on_time, *rest])}. One colour is one request: "
+        "light is encode, dark is decode. A black mark is a deadline, a red bar ended after it."
     )
 
 

@@ -17,6 +17,7 @@ class Request(Struct, frozen=True):
     ``stage`` and ``step`` are what comes next: the stage to run and the denoising steps already done.
     ``home`` names the worker whose memory holds its embeddings and latents, "" when none does.
     ``pace_permille`` is measured over estimated step time of its last steps, 0 before the first.
+    ``fault`` is why its last attempt ended, ``fatal`` the code of a fault that no further attempt can mend.
     """
 
     spec: RequestSpec
@@ -35,6 +36,7 @@ class Request(Struct, frozen=True):
     regroups: int = 0
     failures: int = 0
     fatal: str = ""
+    fault: str = ""
     cancelling: bool = False
     stopping: bool = False
     pace_permille: int = 0

@@ -10,6 +10,9 @@ from genserve.domain.events import Recorded
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.request import Checkpoint, Stage, Status
 
+MAX_FAULT = 300
+"""Characters of a fault that the state keeps; its event has all of it."""
+
 
 class Draft:
     """A state under construction: maps copied once, values still frozen."""
@@ -104,9 +107,10 @@ def _stage_at(request: Request, checkpoint: Checkpoint | None) -> Stage:
     return Stage.DECODE if checkpoint.step >= request.spec.steps else Stage.DENOISE
 
 
-def next_attempt(draft: Draft, request: Request, *, failures: int, fatal: str = "") -> None:
+def next_attempt(draft: Draft, request: Request, *, failures: int, fault: str, fatal: str = "") -> None:
+    """``fault`` is why the attempt is over, ``fatal`` the code of what no further one can mend."""
     leave_all(draft, request)
     back = rolled_back(request, draft.now_us)
     draft.requests[request.request_id] = replace(
-        back, attempt=request.attempt + 1, failures=request.failures + failures, fatal=fatal
+        back, attempt=request.attempt + 1, failures=request.failures + failures, fault=fault[:MAX_FAULT], fatal=fatal
     )

@@ -182,7 +182,8 @@ def _attempt_failed(draft: Draft, event: e.AttemptFailed, recorded: e.Recorded) 
     if request is not None and event.attempt == request.attempt:
         if event.spoils_checkpoint:
             request = replace(request, checkpoint=None)
-        next_attempt(draft, request, failures=1, fatal="" if event.retryable else event.code)
+        fault = f"{event.code}: {event.message}"
+        next_attempt(draft, request, failures=1, fault=fault, fatal="" if event.retryable else event.code)
 
 
 def _request_ended(draft: Draft, event: e.AnyEvent, recorded: e.Recorded) -> None:
@@ -263,7 +264,7 @@ def _action_refused(draft: Draft, event: e.ActionRefused, recorded: e.Recorded) 
         request = draft.requests[request_id]
         kept = request.segments[: request.segments.index(event.segment_id)]
         if not kept:
-            next_attempt(draft, request, failures=1)
+            next_attempt(draft, request, failures=1, fault=f"{event.code}: {event.message}")
             continue
         cut_short(draft, replace(request, failures=request.failures + 1), kept)
 

@@ -14,6 +14,7 @@ def drop_worker(draft: Draft, worker_id: str) -> None:
     worker = draft.workers.pop(worker_id, None)
     if worker is None:
         return
+    fault = f"worker_lost: {worker_id} was lost"
     for segment_id in worker.queue:
         segment = draft.segments.get(segment_id)
         for request_id in segment.request_ids if segment else ():
@@ -22,10 +23,10 @@ def drop_worker(draft: Draft, worker_id: str) -> None:
             if kept:
                 cut_short(draft, request, kept)
             else:
-                next_attempt(draft, request, failures=int(request.status is Status.RUNNING))
+                next_attempt(draft, request, failures=int(request.status is Status.RUNNING), fault=fault)
     for request in tuple(draft.requests.values()):
         if request.home == worker_id and request.status is not Status.FINISHING and not _is_decoded(draft, request):
-            next_attempt(draft, request, failures=0)
+            next_attempt(draft, request, failures=0, fault=fault)
 
 
 def _is_decoded(draft: Draft, request: Request) -> bool:

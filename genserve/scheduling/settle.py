@@ -27,9 +27,10 @@ def _find_verdict(request: Request) -> AnyEvent | None:
     if request.cancelling and not request.segments and request.status is not Status.FINISHING:
         return RequestCancelled("cancel requested")
     if request.fatal:
-        return RequestFailed(request.fatal, f"attempt {request.attempt} failed and may not be repeated")
+        return RequestFailed(request.fatal, request.fault.removeprefix(f"{request.fatal}: "))
     if request.failures > MAX_FAILURES:
-        return RequestFailed("attempts_exhausted", f"{request.failures} attempts failed, {MAX_FAILURES} are allowed")
+        message = f"{request.failures} attempts failed, {MAX_FAILURES} are allowed; the last with {request.fault}"
+        return RequestFailed("attempts_exhausted", message)
     return None
 
 

@@ -76,6 +76,7 @@ def test_a_model_that_fails_every_time_is_given_up_with_a_reason(in_cell: InCell
         row = await cell.gateway.find_request("i1")
         assert row is not None
         assert (row.status, row.error_code) == ("failed", "attempts_exhausted")
+        assert row.error_message.endswith("the last with out_of_memory: too big")
 
     in_cell(test, hook=hook)
 

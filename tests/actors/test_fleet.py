@@ -9,11 +9,12 @@ from typing import Any
 from actors.fleet import GREETING_S, Fleet
 from actors.framework.local_runtime import LocalRuntime
 from actors.framework.runtime import Ref, Runtime
-from actors.link import WorkerSlot
+from actors.link import PULSE_S, WorkerSlot
 from genserve.domain import events as e
 from genserve.scheduling import protocol as p
 from tests.actors.virtual_time import run
 
+SILENCE_S = 30.0
 REVISE = p.Revise(1, "s1", stop=True)
 
 
@@ -43,6 +44,9 @@ class Puppet:
 
     async def attend(self) -> None:
         await asyncio.Event().wait()
+
+    async def pulse(self) -> None:
+        await self.strings.is_awake.wait()
 
     async def changes(self, recorded: int) -> tuple[tuple[int, p.StageChange], ...]:
         await asyncio.Event().wait()
@@ -89,6 +93,7 @@ class Stage:
         self.fleet = Fleet(
             tuple(WorkerSlot(name, self._starter(name)) for name in self.strings),
             record=self._record,
+            silence_s=SILENCE_S,
             on_loss=self._note_loss,
         )
 
@@ -179,6 +184,34 @@ def test_a_worker_that_was_given_up_starts_over_when_it_wakes() -> None:
         stage.strings["worker-0"].is_awake.set()
         await asyncio.sleep(1)
         assert stage.told() == [("WorkerLost", 1), ("WorkerJoined", 2)]
+
+    on_stage(test)
+
+
+def test_a_worker_that_falls_silent_is_lost_in_bounded_time_and_starts_over_when_it_wakes() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.fleet.start(1, {})
+        await asyncio.sleep(60)
+        stage.strings["worker-0"].is_awake.clear()
+        await asyncio.sleep(SILENCE_S + PULSE_S + 1)
+        assert stage.told() == [("WorkerJoined", 1), ("WorkerLost", 1)]
+        assert stage.losses == 1
+        stage.strings["worker-0"].is_awake.set()
+        await asyncio.sleep(1)
+        assert stage.told()[2:] == [("WorkerJoined", 2)]
+        assert stage.told("worker-1") == [("WorkerJoined", 1)]
+
+    on_stage(test)
+
+
+def test_a_worker_that_is_slow_to_answer_is_kept() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.fleet.start(1, {})
+        stage.strings["worker-0"].is_awake.clear()
+        await asyncio.sleep(SILENCE_S - 1)
+        stage.strings["worker-0"].is_awake.set()
+        await asyncio.sleep(2 * SILENCE_S)
+        assert stage.told() == [("WorkerJoined", 1)]
 
     on_stage(test)
 

@@ -113,3 +113,10 @@ def test_the_picture_stands_alone_marks_deadlines_and_escapes_names() -> None:
 def test_an_empty_log_can_be_drawn() -> None:
     assert "0 requests" in to_html(timeline_of([]))
     assert json.loads(to_trace(timeline_of([])))["traceEvents"]
+
+
+def test_who_was_cancelled_or_still_runs_was_neither_on_time_nor_late() -> None:
+    log = a_log()
+    log.add(request_stream("c1"), e.RequestSubmitted(a_request("c1")), e.RequestCancelled())
+    page = to_html(timeline_of(log.recorded))
+    assert "3 requests on 2 GPUs in 1.0 s; 0 of 1 on time, 1 cancelled, 1 under way." in page
