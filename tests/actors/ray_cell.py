@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -102,6 +102,24 @@ class RayCell:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 if await pid_of(name) not in (0, before):
+                    return
+                await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def hanging(self, name: str) -> AsyncIterator[None]:
+        """The process behind an actor is there and does not answer."""
+        pid = await pid_of(name)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    async def joined(self, name: str) -> None:
+        """Return once the scheduler has that worker."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if name in (await self.gateway.health()).details["workers"]:
                     return
                 await asyncio.sleep(0.05)
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.timeout(240)]
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Settings:
-    return settings_of(tmp_path_factory.mktemp("ray"), models_dir)
+    return settings_of(tmp_path_factory.mktemp("ray"), models_dir, cluster={"worker_timeout_s": 10.0})
 
 
 async def play(cell: RayCell, name: str) -> tuple[str, ...]:
@@ -61,6 +61,16 @@ async def test_a_request_survives_the_death_of_its_worker(cell: RayCell, models_
     await check(cell, ids, models_dir)
     (_, first), (_, resumed) = attempts(cell, ids[0])[:2]
     assert first == 0 < resumed
+
+
+async def test_a_request_survives_a_worker_that_hangs_and_comes_back(cell: RayCell, models_dir: Path) -> None:
+    ids = await play(cell, "hung")
+    name = await cell.in_the_middle(ids[0])
+    async with cell.hanging(name):
+        await check(cell, ids, models_dir)
+    (_, first), (_, resumed) = attempts(cell, ids[0])[:2]
+    assert first == 0 < resumed
+    await cell.joined(name)
 
 
 async def test_a_request_survives_the_death_of_its_request_actor(cell: RayCell, models_dir: Path) -> None:
