@@ -146,9 +146,9 @@ async def serve_forever(settings: Settings, say: Say) -> None:
         await cell.start()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        say(f"ready: {cell.url}; try: {_curl(cell.url)}")
+        is_ready: bool | None = None
         while not stop.is_set():
-            await _watch_once(cell, say)
+            is_ready = await _watch_once(cell, say, is_ready)
             await _sleep_until(stop, 0.5)
         say("stopping")
     finally:
@@ -161,11 +161,17 @@ def _curl(url: str) -> str:
     return f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'"
 
 
-async def _watch_once(cell: Cell, say: Say) -> None:
+async def _watch_once(cell: Cell, say: Say, was_ready: bool | None) -> bool | None:
+    """Whether requests can run; said when that changes. None while nobody knows."""
     try:
-        await cell.watch()
+        health = await cell.watch()
     except UnreachableError as error:
         say(f"scheduler: {error}; Ray restarts it")
+        return None
+    if health.is_ready != was_ready:
+        waits = f"not ready: scheduler {health.scheduler}, {health.workers} workers; requests are taken in and wait"
+        say(f"ready: {cell.url}; try: {_curl(cell.url)}" if health.is_ready else waits)
+    return health.is_ready
 
 
 async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:
