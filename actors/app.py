@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import Callable
 
 import ray
 from msgspec.structs import replace
@@ -18,6 +17,7 @@ from actors.ingress import ingress_app
 from actors.plant import make_scheduler
 from actors.preflight import check_backend, check_settings, check_workers
 from actors.scheduler import NAME
+from actors.watch import Say, watch_once
 from genserve.config import Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import Unavailable
@@ -28,8 +28,6 @@ from genserve.scheduling.gateway import Health
 
 LOGICAL_WORKERS = 2
 """Workers where there is no GPU: enough to see two requests run side by side."""
-
-Say = Callable[[str], None]
 
 
 class Cell:
@@ -148,30 +146,11 @@ async def serve_forever(settings: Settings, say: Say) -> None:
             loop.add_signal_handler(number, stop.set)
         is_ready: bool | None = None
         while not stop.is_set():
-            is_ready = await _watch_once(cell, say, is_ready)
+            is_ready = await watch_once(cell, say, is_ready)
             await _sleep_until(stop, 0.5)
         say("stopping")
     finally:
         await cell.stop()
-
-
-def _curl(url: str) -> str:
-    """A line to paste into a shell."""
-    body = '{"prompt": "a fox in the snow", "slo_ms": 20000, "response_format": "url"}'
-    return f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'"
-
-
-async def _watch_once(cell: Cell, say: Say, was_ready: bool | None) -> bool | None:
-    """Whether requests can run; said when that changes. None while nobody knows."""
-    try:
-        health = await cell.watch()
-    except UnreachableError as error:
-        say(f"scheduler: {error}; Ray restarts it")
-        return None
-    if health.is_ready != was_ready:
-        waits = f"not ready: scheduler {health.scheduler}, {health.workers} workers; requests are taken in and wait"
-        say(f"ready: {cell.url}; try: {_curl(cell.url)}" if health.is_ready else waits)
-    return health.is_ready
 
 
 async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
 
-from actors.app import Cell, _watch_once
 from actors.framework.runtime import UnreachableError
+from actors.watch import watch_once
 from genserve.scheduling.gateway import Health
 
 
@@ -29,10 +28,10 @@ def said(*healths: Health | Exception) -> list[str]:
     lines: list[str] = []
 
     async def main() -> None:
-        cell: Any = FakeCell(*healths)
+        cell = FakeCell(*healths)
         is_ready: bool | None = None
         for _ in healths:
-            is_ready = await _watch_once(cast(Cell, cell), lines.append, is_ready)
+            is_ready = await watch_once(cell, lines.append, is_ready)
 
     asyncio.run(main())
     return [line.split(";")[0] for line in lines]
