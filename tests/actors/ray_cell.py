@@ -69,9 +69,12 @@ class RayCell:
         self.gateway = ClusterGateway(self.runtime.find(NAME), self.reader)
 
     async def start(self) -> None:
+        """Returns when every worker has joined, however slow this machine is."""
         workers = self.settings.cluster.workers or 2
         scheduler = await self.runtime.spawn(NAME, make_scheduler, self.settings, workers, 1.0, "test")
         await scheduler.ask("start")
+        for index in range(workers):
+            await self.joined(f"worker-{index}")
 
     async def submit(self, *specs: RequestSpec) -> None:
         await self.gateway.submit(Submission(specs))
