@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 
 from genserve.journal import Journal, Receipt
 from genserve.journal.contract import Group, Upkeep
-from genserve.journal.open import _parse
 from genserve.journal.sql import SqlStorage
+from genserve.journal.urls import parse_url
 from tests.journal.helpers import steps, submitted
 
 APPENDERS = 8
@@ -30,7 +30,7 @@ class Mortal(SqlStorage):
     """Dies at the n-th time it comes to an edge."""
 
     def __init__(self, url: str, edge: str, countdown: int) -> None:
-        super().__init__(_parse(url))
+        super().__init__(parse_url(url))
         self.edge = edge
         self.countdown = countdown
 
@@ -85,7 +85,7 @@ async def crash(url: str, edge: str, countdown: int) -> None:
 
 async def obey(url: str) -> None:
     """Append once for every line of standard input, and say what came of it."""
-    journal = Journal(SqlStorage(_parse(url)))
+    journal = Journal(SqlStorage(parse_url(url)))
     say(f"epoch {await journal.take_over('child', lease_s=0)}")
     for line in iter(sys.stdin.readline, ""):
         try:
