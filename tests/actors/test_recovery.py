@@ -89,7 +89,7 @@ def test_a_restarted_scheduler_reads_the_log_behind_its_newest_snapshot_only(
         monkeypatch.setattr(MemoryReader, "read", note)
         cell.runtime.crash(NAME)
         await cell.runtime.find(NAME).ask("start")
-        assert 0 < stored == min(read)
+        assert 0 < stored == min(read, default=stored), "nothing is read where the snapshot is at the log's end"
         await cell.submit(an_image("i2"))
         await cell.finish("i2")
 

@@ -13,7 +13,7 @@ from genserve.diffusion import catalog
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "http.md").read_text()
 RAISED = re.compile(r'(?:CallerError|RefusedByPolicy|Unavailable|_refuse)\(\s*"([a-z_]+)"')
-AT_START = {"invalid_catalog"}
+AT_START = {"invalid_catalog", "checkpoint_not_found"}
 
 
 def test_every_code_is_documented() -> None:
