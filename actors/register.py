@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from actors.relay import Left, Milestones
+from actors.relay import MAX_REMEMBERED, Left, Milestones
 from genserve.scheduling import protocol as p
 from genserve.scheduling.segments import LEAVING, Revision
-
-MAX_REMEMBERED = 1_000
-"""Ended segments whose ids are kept, so that a repeated command is recognised."""
 
 
 class Register:

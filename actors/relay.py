@@ -8,6 +8,7 @@ from collections import OrderedDict
 from genserve.scheduling import protocol as p
 
 MAX_REMEMBERED = 1_000
+"""Ended segments whose ids are kept, so that a repeated command or question is recognised, and changes nobody took."""
 
 Left = tuple[str, ...] | None
 """Requests that left a segment before its end, so that what comes after it is void for them; None: for everybody."""

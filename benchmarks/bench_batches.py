@@ -23,6 +23,7 @@ from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.load import load_model
+from genserve.diffusion.members import SamplerRows
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.stages import OwnComponents
 from genserve.domain.costs import CostData, CostTable, StageCost
@@ -126,14 +127,8 @@ class Staggered:
         self.at = [index + 1 for index in self.at]
 
 
-class _OwnTimes:
+class _OwnTimes(SamplerRows):
     """One sampler per row, each with its own timestep."""
-
-    def __init__(self, samplers: Sequence[Any]) -> None:
-        self._samplers = samplers
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_samplers"][0], name)
 
     def step(self, model_output: Any, timestep: Any, sample: Any, **options: Any) -> tuple[Any]:
         options["return_dict"] = False

@@ -18,6 +18,7 @@ from genserve.domain.request import RequestSpec
 from genserve.errors import CallerError
 from genserve.planners.interface import Parameter, Planner
 from genserve.planners.registry import build_planner
+from genserve.scheduling.verdicts import REFUSED
 from genserve.simulate.score import Outcome, Scorer, grouped, percentile, share_met
 from genserve.simulate.simulation import Outage, Scenario, simulate, worker_name
 
@@ -67,7 +68,7 @@ class _Book:
             self.specs[request_id] = event.request
         elif isinstance(event, e.CancelRequested):
             self.cancels.append((recorded.recorded_us, request_id))
-        elif isinstance(event, e.RequestFailed) and event.code == "refused":
+        elif isinstance(event, e.RequestFailed) and event.code == REFUSED:
             self.specs.pop(request_id, None)
         elif isinstance(event, e.WorkerJoined | e.WorkerLost):
             self._come_or_go(event, recorded.recorded_us)

@@ -10,6 +10,7 @@ from genserve.domain import events as e
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.plan import Defer
 from genserve.domain.request import Media, RequestSpec, Stage
+from genserve.scheduling.verdicts import REFUSED
 
 
 class Outcome(Struct, frozen=True):
@@ -85,7 +86,7 @@ class Scorer:
             self._lives[recorded.stream[len(REQUEST_STREAM) :]].finished_us = now_us
         elif isinstance(event, e.PlanDecided):
             self.deferred += sum(isinstance(a, Defer) for a in event.actions)
-        elif isinstance(event, e.RequestFailed) and event.code == "refused":
+        elif isinstance(event, e.RequestFailed) and event.code == REFUSED:
             self.refused += 1
             self._lives[recorded.stream[len(REQUEST_STREAM) :]].is_refused = True
 
