@@ -97,7 +97,6 @@ def main() -> None:
     found = summarise_all(read(asked.out, points))
     print_all(points, found)
     print_goals(judge_all(points, found))
-
     if asked.csv:
         write_csv(asked.csv, points, found)
 

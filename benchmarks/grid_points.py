@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -61,18 +60,13 @@ def _star(base: Point) -> list[Point]:
     """One thing changed at a time."""
     setting, workload = base.setting, base.setting.workload
     points = [
-        *(("sigma", v, _with(setting, workload=_with(workload, sigma=v))) for v in (0.8, 0.9, 1.1, 1.2, 1.3)),
-        *(("rate", v, _with(setting, workload=_with(workload, rate=v))) for v in (12.0, 18.0, 30.0, 36.0)),
-        *(("switch", v, _with(setting, switch_s=v)) for v in (0.01, 0.1, 0.4, 0.8, 2.0)),
-        *(("bias", v, _with(setting, errors=Errors(bias=v))) for v in (0.2, -0.2)),
-        ("spread", 0.2, _with(setting, errors=Errors(spread=0.2, noise=0.02))),
+        *(("sigma", v, replace(setting, workload=replace(workload, sigma=v))) for v in (0.8, 0.9, 1.1, 1.2, 1.3)),
+        *(("rate", v, replace(setting, workload=replace(workload, rate=v))) for v in (12.0, 18.0, 30.0, 36.0)),
+        *(("switch", v, replace(setting, switch_s=v)) for v in (0.01, 0.1, 0.4, 0.8, 2.0)),
+        *(("bias", v, replace(setting, errors=Errors(bias=v))) for v in (0.2, -0.2)),
+        ("spread", 0.2, replace(setting, errors=Errors(spread=0.2, noise=0.02))),
     ]
     return [Point(base.base, axis, value, changed) for axis, value, changed in points]
-
-
-def _with(of: Any, **changes: Any) -> Any:
-
-    return replace(of, **changes)
 
 
 def _trap() -> Point:
