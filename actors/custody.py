@@ -21,8 +21,8 @@ RETRY_S = 0.2
 class Custody:
     """Looks after requests that are FINISHING.
 
-    Their pixels are with a request actor, or in a worker's outbox until an actor has acknowledged them. When both
-    have died, the attempt has failed: the pixels are made again from the last checkpoint.
+    Their pixels are in a worker's outbox until a request actor has stored them; the actor has them while it does. When
+    both have died, the attempt has failed: the pixels are made again from the last checkpoint.
     """
 
     def __init__(self, journal: Journal, fleet: Fleet, pool: RequestPool, state: Callable[[], ClusterState]) -> None:
@@ -36,7 +36,7 @@ class Custody:
         versions = {r: await self._version(r) for r in self._finishing()}
         if not versions:
             return
-        held = await self._pool.serving() | await self._fleet.reporting()
+        held = await self._pool.holding() | await self._fleet.reporting()
         for request_id, version in versions.items():
             if request_id not in held:
                 await self._give_up(request_id, version)

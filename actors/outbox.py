@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 from actors.framework.runtime import Runtime, UnreachableError
 from genserve.errors import GenServeError
-from genserve.scheduling.protocol import AnyReport, Began, Ended, Stepped
+from genserve.scheduling.protocol import AnyReport, Began, Decoded, Ended, Stepped
 from genserve.scheduling.segments import LEAVING
 from observability.logging import get_logger
 
@@ -31,7 +31,8 @@ class Outbox:
     actor that died with it costs the log nothing.
 
     Between requests one order matters: a segment's beginning is not told before the ends of the segments that ran
-    before it are in the log, so that the log never shows two segments on one GPU.
+    before it are in the log, so that the log never shows two segments on one GPU. A result, which is large and is
+    acknowledged once it is stored, travels alone: nobody waits for it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -119,7 +120,8 @@ class Outbox:
         """The longest head of the queue that may be told now; at least its first report."""
         batch = [queue[0]]
         for number, report in list(queue)[1:]:
-            if isinstance(report, Began) and self._is_early(number, report):
+            is_heavy = isinstance(report, Decoded) or isinstance(queue[0][1], Decoded)
+            if is_heavy or (isinstance(report, Began) and self._is_early(number, report)):
                 break
             batch.append((number, report))
         return tuple(batch)

@@ -55,9 +55,9 @@ class RequestPool:
         for task in (*self._watchers.values(), *self._tasks):
             task.cancel()
 
-    async def serving(self) -> set[str]:
-        """Requests that some process has in its care."""
-        answers = await asyncio.gather(*(self._ask(name, "serving") for name in self.names))
+    async def holding(self) -> set[str]:
+        """Requests whose results some process is storing."""
+        answers = await asyncio.gather(*(self._ask(name, "holding") for name in self.names))
         return {request_id for answer in answers for request_id in answer or ()}
 
     def assign(self, request_id: str) -> str:

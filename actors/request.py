@@ -7,8 +7,9 @@ that a segment costs few events; every other fact is appended before its report 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from actors.framework.event_sourced import EventSourced
 from actors.framework.runtime import Ref, Runtime
 from genserve.domain import events as e
 from genserve.domain.ids import request_stream
-from genserve.domain.request import Artifact, RequestSpec, Stage
+from genserve.domain.request import Artifact, RequestSpec
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.files import remove, remove_folder, write_durably
@@ -65,6 +66,10 @@ class RequestActor:
     async def serving(self) -> tuple[str, ...]:
         return tuple(self._charges)
 
+    async def holding(self) -> tuple[str, ...]:
+        """Requests whose results are being stored here."""
+        return tuple(r for r, charge in self._charges.items() if charge.results)
+
     async def release(self, request_id: str) -> None:
         """Forget a request that has ended or waits; its rows know everything."""
         charge = self._charges.get(request_id)
@@ -79,8 +84,9 @@ class RequestActor:
         Raises GenServeError ``request_not_found`` for a request that was never submitted.
         """
         charge = await self._find_charge(request_id)
-        async with charge.mailbox:
-            await charge.take_in(reports)
+        with charge.holding(reports):
+            async with charge.mailbox:
+                await charge.take_in(reports)
         if charge.life.has_ended:
             await self.release(request_id)
 
@@ -100,6 +106,7 @@ class _Charge:
     """One request in this actor's care; used under its mailbox only."""
 
     def __init__(self, journal: Ref, request_id: str, settings: RequestActorSettings) -> None:
+        self.results = 0
         self.mailbox = asyncio.Lock()
         self._stream: EventSourced[Life] = EventSourced(journal, request_stream(request_id), Life(), grow)
         self._request_id = request_id
@@ -123,6 +130,16 @@ class _Charge:
             if self.life.spec is None:
                 raise GenServeError("request_not_found", f"{self._request_id} was never submitted")
 
+    @contextlib.contextmanager
+    def holding(self, reports: Sequence[p.AnyReport]) -> Iterator[None]:
+        """Results that came with these reports are here until they are stored or given up."""
+        results = sum(isinstance(report, p.Decoded) for report in reports)
+        self.results += results
+        try:
+            yield
+        finally:
+            self.results -= results
+
     async def take_in(self, reports: Sequence[p.AnyReport]) -> None:
         """Record what reports say; those about an attempt that is over say nothing."""
         for report in without_superseded(reports):
@@ -138,7 +155,7 @@ class _Charge:
         """A full disk, frames that cannot be encoded: without its result an attempt has failed, else work goes on."""
         text = f"{type(error).__name__}: {error}"[:MAX_MESSAGE]
         get_logger("genserve.request").error("not stored", request_id=self._request_id, reason=text)
-        if isinstance(report, p.Ended):
+        if isinstance(report, p.Decoded):
             failed = e.AttemptFailed(report.attempt, "result_not_stored", text)
             await self._append(lambda life: [] if life.has_ended or life.attempt > failed.attempt else [failed])
 
@@ -151,8 +168,7 @@ class _Charge:
                 await self._store_checkpoint(report)
             case p.Preview():
                 await self._store_preview(report)
-            case p.Ended(stage=Stage.DECODE):
-                await self._record(report)
+            case p.Decoded():
                 await self._store_result(report)
             case _:
                 await self._record(report)
@@ -231,7 +247,7 @@ class _Charge:
         fact = e.ArtifactStored(artifact, report.index)
         await self._append(lambda life: [] if life.has_ended or life.previews > report.index else [fact])
 
-    async def _store_result(self, report: p.Ended) -> None:
+    async def _store_result(self, report: p.Decoded) -> None:
         """Encode the frames, store them, then end the request: completed, or cancelled if that came first."""
         if self.life.has_ended or report.attempt < self.life.attempt:
             return

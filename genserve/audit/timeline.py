@@ -131,7 +131,7 @@ class _Book:
     def _started(self, recorded: e.Recorded, event: e.StageStarted) -> None:
         request_id = _request(recorded)
         self._leave(request_id, "superseded")
-        running = self.running.setdefault(event.segment_id, _Running(event, self.now_us))
+        running = self.running.setdefault(event.segment_id, _Running(event, self._occurred(event)))
         running.requests.append(request_id)
         running.inside.add(request_id)
         self.segment_of[request_id] = event.segment_id
@@ -143,10 +143,10 @@ class _Book:
             running.steps += event.to_step - event.from_step
 
     def _finished(self, recorded: e.Recorded, event: e.StageFinished) -> None:
-        self._leave(_request(recorded), "finished")
+        self._leave(_request(recorded), "finished", self._occurred(event))
 
     def _paused(self, recorded: e.Recorded, event: e.RequestPaused) -> None:
-        self._leave(_request(recorded), "paused")
+        self._leave(_request(recorded), "paused", self._occurred(event))
         self.waiting.add(_request(recorded))
 
     def _failed(self, recorded: e.Recorded, event: e.AttemptFailed) -> None:
@@ -168,15 +168,19 @@ class _Book:
                 self._leave(request_id, "worker lost")
                 self.waiting.add(request_id)
 
-    def _leave(self, request_id: str, end: str) -> None:
+    def _occurred(self, event: e.StageStarted | e.StageFinished | e.RequestPaused) -> int:
+        """By the clock of the worker where it told, which may be another machine's."""
+        return min(event.at_us or self.now_us, self.now_us)
+
+    def _leave(self, request_id: str, end: str, at_us: int = 0) -> None:
         segment_id = self.segment_of.pop(request_id, "")
         running = self.running.get(segment_id)
         if running is not None:
             running.inside.discard(request_id)
             if not running.inside:
-                self._finish(segment_id, end)
+                self._finish(segment_id, end, at_us)
 
-    def _finish(self, segment_id: str, end: str) -> None:
+    def _finish(self, segment_id: str, end: str, at_us: int = 0) -> None:
         running = self.running.pop(segment_id)
         event = running.event
         self.slices += [
@@ -186,7 +190,7 @@ class _Book:
                 requests=tuple(running.requests),
                 stage=str(event.stage),
                 from_us=running.from_us,
-                to_us=self.now_us,
+                to_us=max(at_us or self.now_us, running.from_us),
                 steps=running.steps,
                 degree=len(event.workers),
                 end=end,

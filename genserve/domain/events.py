@@ -57,7 +57,11 @@ class CancelRequested(Event, frozen=True):
 
 
 class StageStarted(Event, frozen=True):
-    """A segment began to run on its group; ``from_step`` counts steps already done."""
+    """A segment began to run on its group; ``from_step`` counts steps already done.
+
+    ``at_us``, here and below, is the worker's clock at that moment, 0 where no worker said: the fact itself reaches the
+    log a little later.
+    """
 
     durable: ClassVar[bool] = False
     segment_id: str
@@ -66,6 +70,7 @@ class StageStarted(Event, frozen=True):
     workers: tuple[str, ...]
     batch: int = 1
     from_step: int = 0
+    at_us: int = 0
 
 
 class StepsFinished(Event, frozen=True):
@@ -85,12 +90,13 @@ class StepsFinished(Event, frozen=True):
 
 
 class StageFinished(Event, frozen=True):
-    """A stage is complete. After decode the group is free and the pixels are with the request actor."""
+    """A stage is complete. After decode the group is free and the pixels are on their way to the request actor."""
 
     segment_id: str
     stage: Stage
     attempt: int
     took_us: int
+    at_us: int = 0
 
 
 class RequestPaused(Event, frozen=True):
@@ -100,6 +106,7 @@ class RequestPaused(Event, frozen=True):
     attempt: int
     step: int
     home: str
+    at_us: int = 0
 
 
 class LatentsCheckpointed(Event, frozen=True):

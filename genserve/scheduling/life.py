@@ -106,14 +106,15 @@ def facts_of(life: Life, report: p.AnyReport) -> list[e.AnyEvent]:  # noqa: PLR0
                     workers=report.workers,
                     batch=report.batch,
                     from_step=report.from_step,
+                    at_us=report.at_us,
                 )
             ]
         case p.Stepped():
             return _steps(life, report)
         case p.Ended():
-            return [e.StageFinished(report.segment_id, report.stage, report.attempt, report.took_us)]
+            return [e.StageFinished(report.segment_id, report.stage, report.attempt, report.took_us, report.at_us)]
         case p.Stopped():
-            return [e.RequestPaused(report.segment_id, report.attempt, report.step, report.home)]
+            return [e.RequestPaused(report.segment_id, report.attempt, report.step, report.home, report.at_us)]
         case p.Dropped():
             return [e.RequestCancelled("cancelled at a step boundary")]
         case p.Failed():

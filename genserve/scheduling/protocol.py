@@ -136,10 +136,13 @@ class Report(Struct, frozen=True):
 
 
 class Began(Report, frozen=True):
+    """The segment's work has begun; ``at_us``, here and below, is the worker's clock."""
+
     stage: Stage
     workers: tuple[str, ...]
     batch: int
     from_step: int
+    at_us: int = 0
 
 
 class Stepped(Report, frozen=True):
@@ -166,11 +169,17 @@ class Preview(Report, frozen=True):
 
 
 class Ended(Report, frozen=True):
-    """The stage is complete; ``frames`` only after decode, uint8 (frames, height, width, 3)."""
+    """The stage is complete and its GPU free; a decode's result follows."""
 
     stage: Stage
     took_us: int
-    frames: Any = None
+    at_us: int = 0
+
+
+class Decoded(Report, frozen=True):
+    """The result of a decode: ``frames``, uint8 (frames, height, width, 3)."""
+
+    frames: Any
 
 
 class Stopped(Report, frozen=True):
@@ -178,6 +187,7 @@ class Stopped(Report, frozen=True):
 
     step: int
     home: str
+    at_us: int = 0
 
 
 class Dropped(Report, frozen=True):
@@ -192,4 +202,4 @@ class Failed(Report, frozen=True):
     retryable: bool
 
 
-AnyReport = Began | Stepped | Snapshot | Preview | Ended | Stopped | Dropped | Failed
+AnyReport = Began | Stepped | Snapshot | Preview | Ended | Decoded | Stopped | Dropped | Failed

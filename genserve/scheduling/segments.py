@@ -215,8 +215,9 @@ class _SegmentRun:
             frames = self.runner.decode(self.members)
         self.set_unfit_aside()
         self.leave_out()
-        for member in self.members:
-            self.tell(p.Ended, member, self.command.stage, self.elapsed_us(), frames.get(member.request_id))
+        self.tell_ended()
+        for member in self.members if frames else ():
+            self.tell(p.Decoded, member, frames[member.request_id])
 
     # ── denoise ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -263,11 +264,11 @@ class _SegmentRun:
             for member in self.members:
                 self.save(batch, member, step)
         self.runner.end(batch)
+        if is_done:
+            self.tell_ended()
+            return
         for member in self.members:
-            if is_done:
-                self.tell(p.Ended, member, Stage.DENOISE, self.elapsed_us(), None)
-            else:
-                self.tell(p.Stopped, member, step, self.command.leader)
+            self.tell(p.Stopped, member, step, self.command.leader, _clock_us())
 
     def save(self, batch: Any, member: p.Member, step: int) -> None:
         """Copy now, serialise and report from the files thread, so that the next step need not wait."""
@@ -281,11 +282,16 @@ class _SegmentRun:
 
     def tell_began(self, step: int) -> None:
         for member in self.members:
-            self.tell(p.Began, member, self.command.stage, self.command.group, len(self.members), step)
+            batch = len(self.members)
+            self.tell(p.Began, member, self.command.stage, self.command.group, batch, step, _clock_us())
 
     def tell_stepped(self, step: int) -> None:
         for member in self.members:
             self.tell(p.Stepped, member, step, self.busy_ns // 1000, len(self.command.group), len(self.members))
+
+    def tell_ended(self) -> None:
+        for member in self.members:
+            self.tell(p.Ended, member, self.command.stage, self.elapsed_us(), _clock_us())
 
     def leave_out(self) -> tuple[str, ...]:
         """Take cancelled members out; their ids, if there are new ones."""
@@ -300,7 +306,7 @@ class _SegmentRun:
     def stop_before_start(self) -> None:
         for member in self.members:
             home = self.command.leader if self.runner.holds(member.request_id, member.attempt) else ""
-            self.tell(p.Stopped, member, self.command.from_step or 0, home)
+            self.tell(p.Stopped, member, self.command.from_step or 0, home, _clock_us())
 
     def check_step(self, step: int) -> None:
         expected = self.command.from_step
@@ -322,3 +328,7 @@ class _SegmentRun:
 
     def elapsed_us(self) -> int:
         return (time.perf_counter_ns() - self.began_ns) // 1000
+
+
+def _clock_us() -> int:
+    return time.time_ns() // 1000

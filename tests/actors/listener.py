@@ -11,17 +11,20 @@ from genserve.scheduling import protocol as p
 
 
 class Listener:
-    """``errors`` are raised one per delivery before anything is taken in."""
+    """``errors`` are raised one per delivery before anything is taken in; ``gates`` hold up deliveries by content."""
 
     def __init__(self, runtime: Runtime | None = None) -> None:
         self.deliveries: list[tuple[p.AnyReport, ...]] = []
         self.errors: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.gates: dict[type[p.Report], asyncio.Event] = {}
         self._arrived = asyncio.Condition()
 
     async def report(self, request_id: str, reports: Sequence[p.AnyReport]) -> None:
         await self.gate.wait()
+        for kind in {type(report) for report in reports} & self.gates.keys():
+            await self.gates[kind].wait()
         if self.errors:
             raise self.errors.pop(0)
         self.deliveries.append(tuple(reports))

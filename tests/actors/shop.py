@@ -59,9 +59,10 @@ class Shop:
 
     async def finish(self, command: p.RunSegment, worker_id: str = "worker-0") -> Any:
         """Run a segment; its last report."""
-        count = len(self.listener.of(p.Ended)) + len(self.listener.of(p.Failed)) + 1
+        last = p.Decoded if command.stage is Stage.DECODE else p.Ended
+        count = len(self.listener.of(last)) + len(self.listener.of(p.Failed)) + 1
         await self.tell(command, worker_id)
-        await self.listener.until(lambda heard: len(heard.of(p.Ended)) + len(heard.of(p.Failed)) >= count)
+        await self.listener.until(lambda heard: len(heard.of(last)) + len(heard.of(p.Failed)) >= count)
         return self.listener.reports[-1]
 
 

@@ -64,6 +64,19 @@ def test_reports_that_wait_travel_together() -> None:
     with_outbox(test)
 
 
+def test_a_result_travels_alone_and_nobody_waits_for_it() -> None:
+    async def test(outbox: Outbox, listener: Listener) -> None:
+        listener.gates[p.Decoded] = gate = asyncio.Event()
+        for report in (ended("r1"), p.Decoded("r1", 0, "s1", None), began("r2", "s2")):
+            outbox.post("request-0", report)
+        await listener.hear(p.Began)
+        assert [type(report) for report in listener.reports] == [p.Ended, p.Began]
+        gate.set()
+        await listener.hear(p.Decoded)
+
+    with_outbox(test)
+
+
 def test_a_delivery_is_repeated_until_somebody_takes_it() -> None:
     async def test(outbox: Outbox, listener: Listener) -> None:
         listener.errors = [UnreachableError("restarting"), UnreachableError("restarting")]

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from actors.framework.local_runtime import LocalRuntime
+from actors.framework.runtime import UnreachableError
 from actors.pool import RequestPool
 from actors.request import RequestActorSettings
+from genserve.scheduling import protocol as p
 from genserve.scheduling.files import write_durably
 from tests.actors.cell import an_image
 from tests.actors.fake_journal import FakeJournal
@@ -115,7 +117,7 @@ def test_a_full_pool_grows(in_hall: InHall) -> None:
     async def test(hall: Hall) -> None:
         assert [hall.pool.assign(r) for r in ("r1", "r2", "r3")][-1] == "request-2"
         await settle()
-        assert await hall.pool.serving() == {"r1", "r2", "r3"}
+        assert [await hall.serving(f"request-{i}") for i in range(3)] == [("r1",), ("r2",), ("r3",)]
 
     in_hall(test)
 
@@ -176,12 +178,21 @@ def test_a_death_is_told_once_when_the_process_is_back(in_hall: InHall) -> None:
     in_hall(test)
 
 
-def test_a_dead_process_serves_nobody(in_hall: InHall) -> None:
+def test_whoever_stores_a_result_holds_it_until_it_dies(in_hall: InHall, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(self: object, report: p.Decoded) -> None:
+        await asyncio.Event().wait()
+
     async def test(hall: Hall) -> None:
-        hall.pool.assign("r1")
+        monkeypatch.setattr("actors.request._Charge._store_result", never)
+        telling = asyncio.ensure_future(
+            hall.runtime.find("request-0").ask("report", "r1", (p.Decoded("r1", 0, "s1", None),))
+        )
         await settle()
+        assert await hall.pool.holding() == {"r1"}
         hall.runtime.crash("request-0")
         await settle()
-        assert await hall.pool.serving() == set()
+        assert await hall.pool.holding() == set()
+        with pytest.raises(UnreachableError):
+            await telling
 
     in_hall(test)

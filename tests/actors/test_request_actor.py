@@ -23,7 +23,8 @@ from tests.actors.virtual_time import run
 
 FRAMES = np.zeros((1, 8, 8, 3), dtype=np.uint8)
 BEGAN = p.Began("r1", 0, "s1", Stage.DENOISE, ("worker-0",), 1, 0)
-DECODED = p.Ended("r1", 0, "s2", Stage.DECODE, 5, FRAMES)
+ENDED = p.Ended("r1", 0, "s2", Stage.DECODE, 5)
+DECODED = p.Decoded("r1", 0, "s2", FRAMES)
 
 
 def stepped(step: int, *, attempt: int = 0, segment_id: str = "s1") -> p.Stepped:
@@ -139,9 +140,23 @@ def test_a_checkpoint_behind_the_pause_it_belongs_to_is_kept(in_office: InOffice
 
 def test_frames_become_a_stored_result_and_an_end(in_office: InOffice) -> None:
     async def test(office: Office) -> None:
-        await office.report(DECODED)
+        await office.report(ENDED, DECODED)
         assert office.journal.story()[1:] == ["StageFinished", "ArtifactStored", "RequestCompleted"]
         assert office.files() == ["image.png"]
+
+    in_office(test)
+
+
+def test_only_a_request_whose_result_is_being_stored_is_held(in_office: InOffice) -> None:
+    async def test(office: Office) -> None:
+        await office.report(BEGAN, ENDED)
+        before = await office.ask("holding")
+        storing = asyncio.ensure_future(office.report(DECODED))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        while_storing = await office.ask("holding")
+        await storing
+        assert (before, while_storing, await office.ask("holding")) == ((), ("r1",), ())
 
     in_office(test)
 
@@ -200,7 +215,7 @@ def test_two_actors_with_one_request_record_no_step_twice(in_office: InOffice) -
 def test_reports_of_an_attempt_that_is_over_add_nothing(in_office: InOffice) -> None:
     async def test(office: Office) -> None:
         office.journal.attempts["r1"] = 1
-        await office.report(BEGAN, stepped(1), snapshot(1), DECODED)
+        await office.report(BEGAN, stepped(1), snapshot(1), ENDED, DECODED)
         assert office.journal.story() == ["RequestSubmitted"]
 
     in_office(test)
@@ -236,7 +251,7 @@ def test_a_request_that_was_never_submitted_is_refused_and_not_kept(in_office: I
 
 def test_frames_that_cannot_be_stored_fail_the_attempt(in_office: InOffice) -> None:
     async def test(office: Office) -> None:
-        await office.report(p.Ended("r1", 0, "s2", Stage.DECODE, 5, "not frames"))
+        await office.report(p.Decoded("r1", 0, "s2", "not frames"))
         failed = office.journal.events()[-1]
         assert isinstance(failed, e.AttemptFailed)
         assert (failed.code, failed.retryable) == ("result_not_stored", True)
@@ -282,7 +297,7 @@ def test_releasing_a_request_records_its_progress(in_office: InOffice) -> None:
 
 def test_an_ended_request_leaves_no_checkpoint_and_no_memory_behind(in_office: InOffice) -> None:
     async def test(office: Office) -> None:
-        await office.report(BEGAN, stepped(2), snapshot(2), DECODED)
+        await office.report(BEGAN, stepped(2), snapshot(2), ENDED, DECODED)
         assert office.files() == ["image.png"]
         assert await office.ask("serving") == ()
 

@@ -106,9 +106,10 @@ def test_every_member_of_a_batch_is_reported() -> None:
 def test_decode_gives_the_frames_and_frees_the_memory() -> None:
     bench = Bench()
     bench.run(Stage.DENOISE, a_member())
-    ended = bench.run(Stage.DECODE, a_member())[-1]
+    ended, decoded = bench.run(Stage.DECODE, a_member())[-2:]
     assert isinstance(ended, p.Ended)
-    assert ended.frames.shape == (1, 8, 8, 3)
+    assert isinstance(decoded, p.Decoded)
+    assert decoded.frames.shape == (1, 8, 8, 3)
     assert not bench.runner.holds("r1", 0)
 
 
@@ -253,5 +254,5 @@ def test_paused_and_resumed_steps_give_the_pixels_of_an_uninterrupted_run() -> N
     paused.revision = Revision()
     paused.run(Stage.DENOISE, a_member(steps=5), from_step=3)
     ends = [bench.run(Stage.DECODE, a_member(steps=5))[-1] for bench in (plain, paused)]
-    assert all(isinstance(end, p.Ended) for end in ends)
+    assert all(isinstance(end, p.Decoded) for end in ends)
     assert msgspec.structs.asdict(ends[0])["frames"].tobytes() == msgspec.structs.asdict(ends[1])["frames"].tobytes()

@@ -59,6 +59,18 @@ def test_a_segment_of_two_gpus_is_a_slice_on_each_until_its_requests_leave() -> 
     ]
 
 
+def test_a_slice_is_drawn_by_its_workers_clock_and_never_beyond_the_log() -> None:
+    log, alone = Log(), ("worker-0",)
+    log.add(
+        request_stream("v1"),
+        e.StageStarted("s1", Stage.DENOISE, 0, alone, at_us=60_000),
+        e.StageFinished("s1", Stage.DENOISE, 0, 100, at_us=150_000),
+        e.StageStarted("s2", Stage.DECODE, 0, alone, at_us=160_000),
+        e.StageFinished("s2", Stage.DECODE, 0, 100, at_us=900_000),
+    )
+    assert [(s.from_us, s.to_us) for s in timeline_of(log.recorded).slices] == [(60_000, 150_000), (160_000, 400_000)]
+
+
 def test_the_queue_depth_counts_who_waits() -> None:
     assert drawn().depths == ((100_000, 1), (200_000, 2), (400_000, 1), (600_000, 2), (700_000, 1))
 
