@@ -116,7 +116,8 @@ class _Book:
         self.slices.sort(key=lambda s: (s.from_us, s.worker_id, s.segment_id))
         lives = tuple(self.lives.values())
         parts = tuple(self.slices), tuple(self.decisions), tuple(self.depths)
-        return Timeline(*parts, lives, self.first_us or self.now_us, self.now_us)
+        first_us = min([self.first_us or self.now_us, *(s.from_us for s in self.slices[:1])])
+        return Timeline(*parts, lives, first_us, self.now_us)
 
     def _submitted(self, recorded: e.Recorded, event: e.RequestSubmitted) -> None:
         spec = event.request

@@ -58,6 +58,7 @@ def _apply_answer(draft: Draft, action: Accept | Defer) -> None:
 def _apply_start(draft: Draft, start: Start, clock_us: int) -> None:
     if not (draft.requests.keys() >= {*start.request_ids} and draft.workers.keys() >= {*start.workers}):
         return
+    are_idle = not start.after and not any(draft.workers[w].queue for w in start.workers)
     segment = Segment(
         start.segment_id,
         start.request_ids,
@@ -67,7 +68,7 @@ def _apply_start(draft: Draft, start: Start, clock_us: int) -> None:
         start.from_step,
         start.to_step,
         start.after,
-        clock_us,
+        clock_us if are_idle else 0,
     )
     draft.segments[start.segment_id] = segment
     for request_id in start.request_ids:

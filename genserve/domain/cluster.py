@@ -74,7 +74,8 @@ class Undecided(Struct, frozen=True):
 class Segment(Struct, frozen=True):
     """A stage of a batch, queued or running on a group; the first worker leads.
 
-    ``boundary_us`` is when the last boundary known to the log was passed, 0 before the start.
+    ``boundary_us`` is when the last boundary known to the log was passed, 0 before the start. ``decided_us`` is when it
+    was decided, 0 unless all its workers were idle then.
     """
 
     segment_id: str
@@ -135,7 +136,9 @@ class Pace(Struct, frozen=True):
 class ClusterState(Struct, frozen=True):
     """Everything a planner may look at. ``clock_us`` is the time of the decision being made.
 
-    ``undecided`` is unset, and so in no digest, while nobody waits for a verdict: digests of older logs stay true.
+    ``dispatch_us`` is a running mean of what lies between a decision and the first work of an idle worker, as the log
+    sees both. It and ``undecided`` are unset, and so in no digest, while they say nothing: digests of older logs stay
+    true.
     """
 
     position: int = 0
@@ -149,3 +152,4 @@ class ClusterState(Struct, frozen=True):
     pace: dict[str, Pace] = {}
     costs: CostTable = CostTable(CostData(name="none"))
     undecided: dict[str, Undecided] | UnsetType = UNSET
+    dispatch_us: int | UnsetType = UNSET

@@ -17,7 +17,10 @@ MAX_FAULT = 300
 class Draft:
     """A state under construction: maps copied once, values still frozen."""
 
-    __slots__ = ("costs", "epoch", "now_us", "pace", "planner_digest", "requests", "segments", "undecided", "workers")
+    __slots__ = (
+        "costs", "dispatch_us", "epoch", "now_us", "pace", "planner_digest", "requests", "segments", "undecided",
+        "workers",
+    )  # fmt: skip
 
     def __init__(self, state: ClusterState) -> None:
         self.requests = dict(state.requests)
@@ -29,6 +32,7 @@ class Draft:
         self.planner_digest = state.planner_digest
         self.now_us = state.recorded_us
         self.undecided = state.undecided or {}
+        self.dispatch_us = state.dispatch_us or 0
 
     def freeze(self, last: Recorded) -> ClusterState:
         return ClusterState(
@@ -43,6 +47,7 @@ class Draft:
             self.pace,
             self.costs,
             self.undecided or UNSET,
+            self.dispatch_us or UNSET,
         )
 
     def find(self, recorded: Recorded) -> Request | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genserve.domain.cluster import ClusterState, Request, Segment
+from genserve.domain.cluster import ClusterState, Request, Segment, Worker
 from genserve.domain.request import Stage, Status
 
 
@@ -62,15 +62,22 @@ def running_segment(state: ClusterState, request: Request) -> Segment | None:
     return None
 
 
-def next_boundary_us(state: ClusterState, segment: Segment) -> int:
-    """When a running segment next reaches a step boundary (its end, for encode and decode)."""
-    request = state.requests[segment.request_ids[0]]
-    batch = len(segment.request_ids)
-    if segment.stage is Stage.DENOISE:
-        period = step_us(state, request, degree=segment.degree, batch=batch)
-    else:
-        period = state.costs.stage_us(segment.model, segment.stage, request.spec.shape, batch=batch)
-    elapsed = max(0, state.clock_us - segment.boundary_us)
+def run_us(state: ClusterState, segment: Segment) -> int:
+    """A whole segment, once it has begun."""
+    request, batch = state.requests[segment.request_ids[0]], len(segment.request_ids)
     if segment.stage is not Stage.DENOISE:
-        return segment.boundary_us + max(period, elapsed)
-    return segment.boundary_us + (elapsed // period + 1) * period
+        return state.costs.stage_us(segment.model, segment.stage, request.spec.shape, batch=batch)
+    steps = segment.to_step - (request.step if segment.from_step is None else segment.from_step)
+    return steps * step_us(state, request, degree=segment.degree, batch=batch)
+
+
+def release_us(state: ClusterState, worker: Worker) -> int:
+    """When all that is queued on a worker will have run; 0 where that depends on a stop or on other workers."""
+    at_us, ahead = 0, set()
+    for segment_id in worker.queue:
+        segment = state.segments[segment_id]
+        if segment.yielding or not (segment.is_running or segment.after in ahead):
+            return 0
+        at_us = (segment.started_us if segment.is_running else at_us) + run_us(state, segment)
+        ahead.add(segment_id)
+    return at_us

@@ -20,8 +20,10 @@ from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
 from genserve.domain.losses import cut_short, drop_worker
 from genserve.domain.request import Checkpoint, Stage, Status
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 """Raised whenever folding an old log gives another state: snapshots of other versions are not used."""
+
+LONGEST_DISPATCH_US = 200_000
 
 
 def evolve(state: ClusterState, recorded: e.Recorded) -> ClusterState:
@@ -80,6 +82,7 @@ def _stage_started(draft: Draft, event: e.StageStarted, recorded: e.Recorded) ->
     segment = draft.segments.get(event.segment_id)
     if segment is not None and not segment.started_us:
         draft.segments[event.segment_id] = replace(segment, started_us=now, boundary_us=now, from_step=event.from_step)
+        _learn_dispatch(draft, segment.decided_us, now)
     degree = len(event.workers)
     is_denoise = event.stage is Stage.DENOISE
     draft.requests[request.request_id] = replace(
@@ -91,6 +94,14 @@ def _stage_started(draft: Draft, event: e.StageStarted, recorded: e.Recorded) ->
         regroups=request.regroups + (is_denoise and request.degree not in (0, degree)),
         degree=degree if is_denoise else request.degree,
     )
+
+
+def _learn_dispatch(draft: Draft, decided_us: int, now_us: int) -> None:
+    """What took very long had weights to load or latents to fetch."""
+    took_us = now_us - decided_us
+    if decided_us and took_us <= LONGEST_DISPATCH_US:
+        old = draft.dispatch_us
+        draft.dispatch_us = (9 * old + took_us) // 10 if old else took_us
 
 
 def _steps_finished(draft: Draft, event: e.StepsFinished, recorded: e.Recorded) -> None:

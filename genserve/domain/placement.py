@@ -6,6 +6,7 @@ Where no worker has said what it holds, nothing is known and nothing counts as m
 from __future__ import annotations
 
 from genserve.domain.cluster import ClusterState, Worker
+from genserve.domain.estimate import release_us
 from genserve.domain.request import Stage
 
 
@@ -54,3 +55,32 @@ def is_free(state: ClusterState, worker: Worker) -> bool:
         if before is None or worker.worker_id in before.workers:
             return False
     return True
+
+
+def ending(state: ClusterState, worker: Worker) -> str:
+    """The last segment of a queue that will have run before a decision could reach an idle worker; "" otherwise.
+
+    Another one may be queued behind it, so that no GPU idles while the news of its end travels.
+    """
+    if not state.dispatch_us or not worker.queue:
+        return ""
+    return worker.queue[-1] if 0 < release_us(state, worker) <= state.clock_us + lead_us(state) else ""
+
+
+def lead_us(state: ClusterState) -> int:
+    """How far ahead of a worker's end to decide what comes next: a dispatch, and as much again for the decision."""
+    return 2 * (state.dispatch_us or 0)
+
+
+def next_ending_us(state: ClusterState, after_us: int) -> int:
+    """When, later than ``after_us``, a busy worker first counts as ending; 0 for never, or while nobody waits."""
+    if not state.dispatch_us or not any(r.is_idle for r in state.requests.values()):
+        return 0
+    lead, running = lead_us(state), (w for w in state.workers.values() if w.queue)
+    times = (max(release - lead, _last_start(state, w)) for w in running if (release := release_us(state, w)))
+    return min((at_us for at_us in times if at_us > after_us), default=0)
+
+
+def _last_start(state: ClusterState, worker: Worker) -> int:
+    """A worker cannot be known to end before its last start was told."""
+    return max(state.segments[s].started_us for s in worker.queue)

@@ -31,7 +31,7 @@ class Nodes:
     def _deduct_bound(self, task: Task) -> None:
         for segment_id in task.request.segments[:2]:
             segment = self.view.state.segments.get(segment_id)
-            if segment is not None and segment.leader in self.view.able and len(segment.workers) == task.degree:
+            if segment is not None and self.view.is_taken(segment.leader) and len(segment.workers) == task.degree:
                 self.room[self.view.node_of[segment.leader]] -= task.degree
                 return
 

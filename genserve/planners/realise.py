@@ -179,7 +179,8 @@ class Realisation:
             group = self.places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         if group is not None:
             together = f"{reason}, a batch of {task.size}" if task.members else reason
-            self.actions.extend(chain(task.requests, group, ids=self.ids, after="", reason=together))
+            after = self.view.last_on(group)
+            self.actions.extend(chain(task.requests, group, ids=self.ids, after=after, reason=together))
 
     def _holds(self, target: Target, width: int, room_us: float) -> bool:
         """Whether GPUs had better stay idle for a group that is about to be complete than be switched later."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from genserve.domain.cluster import ClusterState, Request, Segment, Worker
 from genserve.domain.costs import CostTable
-from genserve.domain.placement import denoisers, is_free
+from genserve.domain.placement import denoisers, ending, is_free
 from genserve.domain.request import Media, Shape, Stage, Status
 
 
@@ -128,7 +128,10 @@ def _within(degrees: tuple[int, ...], largest: int) -> tuple[int, ...]:
 
 
 class View:
-    """The cluster for one decision: tasks by deadline, GPUs that are free, and work that can't be interrupted."""
+    """The cluster for one decision: tasks by deadline, GPUs that are free, and work that can't be interrupted.
+
+    GPUs that are about to be free count as free; ``ending`` are the segments that they end with.
+    """
 
     def __init__(self, state: ClusterState) -> None:
         self.state = state
@@ -137,13 +140,17 @@ class View:
         self.nodes: dict[str, list[str]] = {}
         self.node_of: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
+        self.ending: dict[str, str] = {}
         self.able = denoisers(state)
         for worker in sorted(state.workers.values(), key=_by_place):
             self.node_of[worker.worker_id] = worker.node
             if worker.worker_id not in self.able:
                 continue
             self.nodes.setdefault(worker.node, []).append(worker.worker_id)
-            if is_free(state, worker):
+            last = "" if (is_idle := is_free(state, worker)) else ending(state, worker)
+            if last:
+                self.ending[worker.worker_id] = last
+            if is_idle or last:
                 self.free.setdefault(worker.node, []).append(worker.worker_id)
         self.gpus = len(self.able)
         self.largest = _power_of_two(max((len(m) for m in self.nodes.values()), default=1))
@@ -155,6 +162,14 @@ class View:
     @property
     def free_count(self) -> int:
         return sum(len(w) for w in self.free.values())
+
+    def last_on(self, group: Sequence[str]) -> str:
+        """The segment behind which a group's next one is queued, "" where all of it is idle."""
+        return next((self.ending[w] for w in group if w in self.ending), "")
+
+    def is_taken(self, worker_id: str) -> bool:
+        """Whether the end of what it runs is out of sight; of a GPU to plan with that is not idle."""
+        return worker_id in self.able and worker_id not in self.ending
 
     def bound_us(self, horizon_us: float) -> float:
         """GPU time within the horizon that is bound to what cannot be interrupted: a decode that outlasts it counts
@@ -205,7 +220,7 @@ class View:
         request, segments = task.request, self.state.segments
         live = [segments[s] for s in request.segments if s in segments]
         head = live[0] if live else None
-        if head is None or head.stage is not Stage.DENOISE or not head.is_running:
+        if head is None or head.stage is not Stage.DENOISE or not head.is_running or self._is_ending(head):
             self._bind(task, live)
             return
         task.running = head
@@ -221,13 +236,18 @@ class View:
         spec, batch = task.request.spec, len(segment.request_ids)
         return self.state.costs.step_us(spec.model, spec.shape, degree=segment.degree, batch=batch) * task.pace
 
+    def _is_ending(self, segment: Segment) -> bool:
+        """Whether some of its GPUs are about to be free: then it has done its steps, but for what the log will tell."""
+        return any(w in self.ending for w in segment.workers)
+
     def _bind(self, task: Task, live: list[Segment]) -> None:
         """In encode or decode, or queued behind something: left alone. Its GPUs, if they are any, count as taken."""
         task.is_bound = True
-        denoise = next((s for s in live if s.stage is Stage.DENOISE), None)
+        denoise = next((s for s in live if s.stage is Stage.DENOISE and not self._is_ending(s)), None)
         task.degree = denoise.degree if denoise is not None else 1
-        if denoise is None and live[0].leader in self.able:
-            began = live[0].started_us or self.now_us
+        last = live[-1] if denoise is None else None
+        if last is not None and self.is_taken(last.leader):
+            began = last.started_us or self.now_us
             left = max(0.0, task.decode_us - max(0.0, self.now_us - began))
             self._bound.append(left)
             self.bound_gpus += 1

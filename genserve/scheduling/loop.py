@@ -16,6 +16,7 @@ from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
 from genserve.domain.evolve import fold
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
+from genserve.domain.placement import next_ending_us
 from genserve.domain.plan import Defer, Plan, Waiting
 from genserve.domain.request import Stage
 from genserve.errors import InvariantBroken
@@ -67,6 +68,7 @@ class Loop:
         self.state = state or ClusterState()
         self.memory = planner.begin() if memory is None else memory
         self._planned_wake_us = 0
+        self._decided_us = 0
         self._admission = admission
         self._dispatcher = dispatcher
         self._digest = digest
@@ -74,8 +76,11 @@ class Loop:
 
     @property
     def wake_at_us(self) -> int:
-        """When to be called even if nothing happens: the plan's wish or the next open verdict; 0 for never."""
-        return min(filter(None, (self._planned_wake_us, next_verdict_us(self.state))), default=0)
+        """When to be called even if nothing happens: the plan's wish, the next open verdict, or when a worker is about
+        to end that others wait for; 0 for never.
+        """
+        ending_us = next_ending_us(self.state, self._decided_us)
+        return min(filter(None, (self._planned_wake_us, next_verdict_us(self.state), ending_us)), default=0)
 
     def observe(self, batch: Sequence[e.Recorded], now_us: int) -> list[tuple[str, e.AnyEvent]]:
         """Fold a committed batch, act on the decisions in it, and answer what follows from it."""
@@ -114,6 +119,7 @@ class Loop:
         if ends:
             return ends
         self._is_due = False
+        self._decided_us = max(now_us, self.state.recorded_us)
         decided = self.decide(now_us)
         self._planned_wake_us = decided.wake_at_us
         return [(SCHEDULER_STREAM, decided)] if decided.actions or decided.waiting else []

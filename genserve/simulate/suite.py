@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
-from genserve.domain.costs import CostData, CostTable, Prices, StageCost
+from genserve.domain.costs import CostData, CostTable, Overheads, Prices, StageCost
 from genserve.domain.evolve import fold
 from genserve.domain.plan import Plan, Start
 from genserve.domain.request import Media, RequestSpec, Shape, Stage
@@ -108,7 +108,10 @@ def shuffled(state: ClusterState) -> ClusterState:
 
 
 def a_scenario(seed: int) -> Scenario:
-    """A small overload of images and videos on one or two nodes, with whatever can go wrong."""
+    """A small overload of images and videos on one or two nodes, with whatever can go wrong.
+
+    Every other time decisions take a while to reach the GPUs.
+    """
     draw = random.Random(f"suite/{seed}")
     gpus = draw.choice((1, 2, 4, 8))
     specs, now_us = [], 0
@@ -119,7 +122,8 @@ def a_scenario(seed: int) -> Scenario:
     cancels = tuple((draw.randrange(10) * SECOND_US, f"r{draw.randrange(30):03}") for _ in range(3))
     errors = Errors(0.0, 0.2, 0.02) if seed % 2 else Errors()
     per_node = 4 if seed % 3 else 8
-    return Scenario(tuple(specs), suite_costs(), gpus, per_node, errors, (outage,), cancels, seed=seed)
+    costs = suite_costs(dispatch_us=50_000 if seed // 2 % 2 else 0)
+    return Scenario(tuple(specs), costs, gpus, per_node, errors, (outage,), cancels, seed=seed)
 
 
 def _a_spec(draw: random.Random, index: int, at_us: int) -> RequestSpec:
@@ -131,7 +135,7 @@ def _a_spec(draw: random.Random, index: int, at_us: int) -> RequestSpec:
     return RequestSpec(f"r{index:03}", model, media, shape, 10, at_us, at_us + allowance_us)
 
 
-def suite_costs() -> CostTable:
+def suite_costs(*, dispatch_us: int = 0) -> CostTable:
     """Steps of 0.1, 0.3 and 1 s; two GPUs help a lot, four less, eight hurt. Batches pay for small images."""
     rows = []
     for model, shape, us in (("t2i", IMAGE, 100_000), ("t2i", LARGE_IMAGE, 300_000), ("t2v", VIDEO, 1_000_000)):
@@ -141,7 +145,8 @@ def suite_costs() -> CostTable:
         rows.append(StageCost(model, Stage.DECODE, shape, us))
     for degree, batch, us in ((1, 2, 120_000), (1, 4, 170_000), (2, 2, 80_000)):
         rows.append(StageCost("t2i", Stage.DENOISE, IMAGE, us, degree, batch))
-    return CostTable(CostData("suite", tuple(rows), Prices(20_000, 0, 5_000, 0, 0)))
+    overheads = Overheads(dispatch_us) if dispatch_us else None
+    return CostTable(CostData("suite", tuple(rows), Prices(20_000, 0, 5_000, 0, 0), overheads=overheads))
 
 
 def _submission(spec: RequestSpec) -> e.Recorded:

@@ -68,7 +68,9 @@ def test_a_slice_is_drawn_by_its_workers_clock_and_never_beyond_the_log() -> Non
         e.StageStarted("s2", Stage.DECODE, 0, alone, at_us=160_000),
         e.StageFinished("s2", Stage.DECODE, 0, 100, at_us=900_000),
     )
-    assert [(s.from_us, s.to_us) for s in timeline_of(log.recorded).slices] == [(60_000, 150_000), (160_000, 400_000)]
+    timeline = timeline_of(log.recorded)
+    assert [(s.from_us, s.to_us) for s in timeline.slices] == [(60_000, 150_000), (160_000, 400_000)]
+    assert (timeline.from_us, timeline.to_us) == (60_000, 400_000)
 
 
 def test_the_queue_depth_counts_who_waits() -> None:
