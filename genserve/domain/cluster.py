@@ -74,8 +74,8 @@ class Undecided(Struct, frozen=True):
 class Segment(Struct, frozen=True):
     """A stage of a batch, queued or running on a group; the first worker leads.
 
-    ``boundary_us`` is when the last boundary known to the log was passed, 0 before the start. ``decided_us`` is when it
-    was decided, 0 unless all its workers were idle then.
+    ``boundary_us`` is when the last boundary known to the log was passed, 0 before the start; it and ``started_us`` are
+    by the worker's clock where it told. ``decided_us`` is when it was decided, 0 unless all its workers were idle then.
     """
 
     segment_id: str

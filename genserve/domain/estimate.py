@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from genserve.domain.cluster import ClusterState, Request, Segment, Worker
 from genserve.domain.request import Stage, Status
 
@@ -62,22 +64,40 @@ def running_segment(state: ClusterState, request: Request) -> Segment | None:
     return None
 
 
-def run_us(state: ClusterState, segment: Segment) -> int:
-    """A whole segment, once it has begun."""
+def left_us(state: ClusterState, segment: Segment) -> int:
+    """A segment from its last known boundary on; the whole of one that is queued."""
     request, batch = state.requests[segment.request_ids[0]], len(segment.request_ids)
     if segment.stage is not Stage.DENOISE:
         return state.costs.stage_us(segment.model, segment.stage, request.spec.shape, batch=batch)
-    steps = segment.to_step - (request.step if segment.from_step is None else segment.from_step)
-    return steps * step_us(state, request, degree=segment.degree, batch=batch)
+    steps = segment.to_step - max(request.step, segment.from_step or 0)
+    return max(0, steps) * step_us(state, request, degree=segment.degree, batch=batch)
+
+
+def boundary_us(state: ClusterState, segment: Segment) -> int:
+    """When a running denoising segment next passes a boundary, by the state's clock."""
+    request, batch = state.requests[segment.request_ids[0]], len(segment.request_ids)
+    period = step_us(state, request, degree=segment.degree, batch=batch)
+    passed = max(0, state.clock_us - segment.boundary_us) // period
+    return segment.boundary_us + (passed + 1) * period
 
 
 def release_us(state: ClusterState, worker: Worker) -> int:
-    """When all that is queued on a worker will have run; 0 where that depends on a stop or on other workers."""
+    """When all that is queued on a worker will have run, or stopped; 0 where that depends on other workers."""
+    queue = [state.segments[s] for s in worker.queue]
+    if is_stopping(queue):
+        return boundary_us(state, queue[0])
     at_us, ahead = 0, set()
-    for segment_id in worker.queue:
-        segment = state.segments[segment_id]
+    for segment in queue:
         if segment.yielding or not (segment.is_running or segment.after in ahead):
             return 0
-        at_us = (segment.started_us if segment.is_running else at_us) + run_us(state, segment)
-        ahead.add(segment_id)
+        at_us = (segment.boundary_us if segment.is_running else at_us) + left_us(state, segment)
+        ahead.add(segment.segment_id)
     return at_us
+
+
+def is_stopping(queue: Sequence[Segment]) -> bool:
+    """Whether a stop is under way and nobody else is queued: what was to come after it is void with it."""
+    if not queue or not (queue[0].yielding and queue[0].is_running and queue[0].stage is Stage.DENOISE):
+        return False
+    members = set(queue[0].request_ids)
+    return all(members.issuperset(segment.request_ids) for segment in queue[1:])

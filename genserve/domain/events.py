@@ -87,6 +87,7 @@ class StepsFinished(Event, frozen=True):
     took_us: int
     degree: int = 1
     batch: int = 1
+    at_us: int = 0
 
 
 class StageFinished(Event, frozen=True):

@@ -62,7 +62,7 @@ def ending(state: ClusterState, worker: Worker) -> str:
 
     Another one may be queued behind it, so that no GPU idles while the news of its end travels.
     """
-    if not state.dispatch_us or not worker.queue:
+    if not state.dispatch_us or not worker.queue or state.segments[worker.queue[0]].yielding:
         return ""
     return worker.queue[-1] if 0 < release_us(state, worker) <= state.clock_us + lead_us(state) else ""
 
@@ -73,7 +73,7 @@ def lead_us(state: ClusterState) -> int:
 
 
 def next_ending_us(state: ClusterState, after_us: int) -> int:
-    """When, later than ``after_us``, a busy worker first counts as ending; 0 for never, or while nobody waits."""
+    """When, later than ``after_us``, a busy worker is about to end or to stop; 0 for never, or while nobody waits."""
     if not state.dispatch_us or not any(r.is_idle for r in state.requests.values()):
         return 0
     lead, running = lead_us(state), (w for w in state.workers.values() if w.queue)

@@ -28,7 +28,7 @@ class EdfBestFit(Policy, frozen=True):
     def plan(self, state: ClusterState, memory: Any) -> Plan:
         view = View(state)
         tasks = [t for t in view.tasks if not t.is_bound]
-        left = free_for(view)
+        left = view.open_gpus
         targets: list[Target] = []
         for task in sorted(tasks, key=lambda t: (self._is_last(t, view), t.key)):
             width = max((k for k in task.degrees if k <= min(left, self._best_fit(task, view))), default=0)
@@ -47,11 +47,6 @@ class EdfBestFit(Policy, frozen=True):
 
     def _is_last(self, task: Task, view: View) -> bool:
         return not self.late_takes_fastest and task.slack_us(view.now_us, task.fastest) < 0
-
-
-def free_for(view: View) -> int:
-    """GPUs not taken by work that can't be interrupted."""
-    return view.gpus - view.bound_gpus - sum(t.degree for t in view.tasks if t.is_bound and t.degree > 1)
 
 
 def with_timer(plan: Plan, state: ClusterState, period_us: int) -> Plan:

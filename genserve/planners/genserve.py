@@ -82,10 +82,9 @@ class _Round:
         self.videos = [t for t in open_tasks if not t.is_image]
         for task in self.videos:
             task.degrees = self._degrees(task)
-        taken = view.bound_gpus + sum(t.degree for t in view.tasks if t.is_bound and t.degree > 1)
         at_work = [t for t in open_tasks if t.is_image and t.running is not None]
         self.at_work = [Target(t, t.degree, t.degree, "goes on") for t in at_work]
-        self.budget = max(0, view.gpus - taken - sum(t.degree for t in at_work))
+        self.budget = max(0, view.open_gpus - sum(t.degree for t in at_work))
         self.homes = {t.request.home for t in self.videos if t.is_idle and t.request.home}
 
     def _degrees(self, task: Task) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ wide groups possible.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from genserve.domain.placement import holders, is_placed, places
 from genserve.domain.request import Stage
@@ -24,6 +24,7 @@ class Places:
         self._state = view.state
         self.free: dict[str, list[str]] = {node: list(ids) for node, ids in view.free.items()}
         self.count = view.free_count
+        self._ending = dict(view.ending)
 
     def room(self, node: str) -> int:
         return len(self.free.get(node, ()))
@@ -51,6 +52,21 @@ class Places:
                     self._remove(name, group)
                     return group
         return None
+
+    def last_on(self, group: Iterable[str]) -> str:
+        """The segment behind which a group's next one is queued, "" where all of it is idle."""
+        return next((self._ending[w] for w in group if w in self._ending), "")
+
+    def open(self, ending: Mapping[str, str]) -> None:
+        """GPUs that are about to be free, with the segments that they end with."""
+        self._ending.update(ending)
+        self.give_back(ending)
+
+    def close(self, workers: Iterable[str]) -> None:
+        """Those of them that nobody took are not to be had after all."""
+        for worker_id in workers:
+            if worker_id in self.free[self.node_of(worker_id)]:
+                self._remove(self.node_of(worker_id), (worker_id,))
 
     def give_back(self, workers: Iterable[str]) -> None:
         """GPUs that are free after all."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from genserve.domain.estimate import boundary_us
+from genserve.domain.placement import lead_us
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.planners.assign import SegmentIds, chain
 from genserve.planners.nodes import Nodes
@@ -56,6 +58,7 @@ class Realisation:
         self.ids = SegmentIds(view.state)
         self.actions: list[AnyAction] = []
         self.flagged: list[Task] = []
+        self.started: set[str] = set()
         self.cost_us = view.prices.switch_us + view.prices.resume_us
 
     def _settle_nodes(self) -> None:
@@ -90,6 +93,7 @@ class Realisation:
         missing = self.view.gpus if self.style.is_eager else self._missing(targets, waiting, node) - coming
         victims = self._choose_victims(missing, tasks, node) if missing > 0 else []
         short = self._start_waiting(waiting, tasks, victims, coming=coming, node=node)
+        self._follow(short, tasks, victims, coming=coming, node=node)
         for victim, reason in victims:
             self._flag(victim, reason)
         if self.style.image_exception and self.style.may_pause:
@@ -105,8 +109,13 @@ class Realisation:
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _coming(self, tasks: Sequence[Task], node: str) -> int:
-        """GPUs that stops already under way will free, less what their own requests go on with."""
-        return sum(t.degree - min(t.degree, self._wanted_here(t, node)) for t in tasks if t.is_stopping)
+        """GPUs that stops already under way will free for who is not queued there yet, less what their own requests go
+        on with.
+        """
+        return sum(self._freed(t) - min(t.degree, self._wanted_here(t, node)) for t in tasks if t.is_stopping)
+
+    def _freed(self, task: Task) -> int:
+        return sum(w not in self.view.held for w in task.running.workers) if task.running else 0
 
     def _missing(self, targets: Sequence[Target], waiting: Sequence[Target], node: str) -> int:
         """GPUs that targets lack beyond those that are free now."""
@@ -172,6 +181,31 @@ class Realisation:
                 self._start(task, _useful(task, width), target.reason, node=node)
         return short
 
+    def _follow(
+        self,
+        short: Sequence[Target],
+        tasks: Sequence[Task],
+        victims: Sequence[tuple[Task, str]],
+        *,
+        coming: int,
+        node: str,
+    ) -> None:
+        """Queue who found no room behind stops that take effect before another decision could reach their GPUs."""
+        ending = self._stopping_soon([t for t in tasks if t.is_stopping] + [v for v, _ in victims], node)
+        if ending:
+            self.places.open(ending)
+            waiting = [t for t in short if t.task.request_id not in self.started]
+            self._start_waiting(waiting, tasks, victims, coming=coming, node=node)
+            self.places.close(ending)
+
+    def _stopping_soon(self, stopping: Sequence[Task], node: str) -> dict[str, str]:
+        """GPUs of tasks that give way wholly and soon, and the last segment that is queued there."""
+        state = self.view.state
+        by_us = state.clock_us + lead_us(state) if state.dispatch_us else 0
+        gone = [t.running for t in stopping if t.running is not None and not self._wanted_here(t, node)]
+        soon = [segment for segment in gone if by_us and boundary_us(state, segment) <= by_us]
+        return {w: state.workers[w].queue[-1] for s in soon for w in s.workers if w not in self.view.held}
+
     def _start(self, task: Task, degree: int, reason: str, *, node: str) -> None:
         group = self.places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         while group is None and degree > 1:
@@ -179,7 +213,8 @@ class Realisation:
             group = self.places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         if group is not None:
             together = f"{reason}, a batch of {task.size}" if task.members else reason
-            after = self.view.last_on(group)
+            after = self.places.last_on(group)
+            self.started.update(r.request_id for r in task.requests)
             self.actions.extend(chain(task.requests, group, ids=self.ids, after=after, reason=together))
 
     def _holds(self, target: Target, width: int, room_us: float) -> bool:

@@ -79,7 +79,7 @@ class _Decision:
         self.view = view
         self.memory = memory
         self.open = [t for t in view.tasks if not t.is_bound]
-        self.left = view.gpus - view.bound_gpus - sum(t.degree for t in view.tasks if t.is_bound and t.degree > 1)
+        self.left = view.open_gpus
         self.told: list[Waiting] = []
         self.promised: set[str] = set()
         self.first: list[Task] = []

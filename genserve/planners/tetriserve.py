@@ -21,7 +21,6 @@ from genserve.domain.costs import CostTable
 from genserve.domain.events import PlanDecided, Recorded
 from genserve.domain.plan import Plan, Start, Waiting
 from genserve.domain.request import Stage
-from genserve.planners.edf_best_fit import free_for
 from genserve.planners.interface import Policy
 from genserve.planners.realise import Style, Target, plan_for
 from genserve.planners.view import Task, View
@@ -74,7 +73,7 @@ class TetriServe(Policy, frozen=True):
         if not is_round_start:
             return self._within_round(view, tasks, wake_us, began_us=began_us)
         known = [t for t in tasks if t.request.submitted_us <= began_us]
-        plan = plan_for(view, _Round(self, view, known, free_for(view)).targets(), self._style(is_eager=True))
+        plan = plan_for(view, _Round(self, view, known, view.open_gpus).targets(), self._style(is_eager=True))
         return Plan(plan.actions, plan.waiting, f"round {number}", wake_us)
 
     def _within_round(self, view: View, tasks: list[Task], wake_us: int, *, began_us: int) -> Plan:

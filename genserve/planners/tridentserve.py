@@ -142,7 +142,7 @@ def _starts(view: View, waiting: list[Task], picks: list[tuple[str, int, str]]) 
         group = places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         if group is not None:
             reason = f"knapsack of {node}: degree {degree}"
-            actions.extend(chain((task.request,), group, ids=ids, after=view.last_on(group), reason=reason))
+            actions.extend(chain((task.request,), group, ids=ids, after=places.last_on(group), reason=reason))
     return actions
 
 

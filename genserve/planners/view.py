@@ -130,7 +130,8 @@ def _within(degrees: tuple[int, ...], largest: int) -> tuple[int, ...]:
 class View:
     """The cluster for one decision: tasks by deadline, GPUs that are free, and work that can't be interrupted.
 
-    GPUs that are about to be free count as free; ``ending`` are the segments that they end with.
+    GPUs that are about to be free count as free; ``ending`` are the segments that they end with. ``held`` are the GPUs
+    of bound tasks.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -156,20 +157,21 @@ class View:
         self.largest = _power_of_two(max((len(m) for m in self.nodes.values()), default=1))
         self._paces: dict[tuple[str, Shape], float] = {}
         self._bound: list[float] = []
-        self.bound_gpus = 0
+        self.held: set[str] = set()
         self.tasks = self._tasks()
 
     @property
     def free_count(self) -> int:
         return sum(len(w) for w in self.free.values())
 
-    def last_on(self, group: Sequence[str]) -> str:
-        """The segment behind which a group's next one is queued, "" where all of it is idle."""
-        return next((self.ending[w] for w in group if w in self.ending), "")
-
     def is_taken(self, worker_id: str) -> bool:
         """Whether the end of what it runs is out of sight; of a GPU to plan with that is not idle."""
         return worker_id in self.able and worker_id not in self.ending
+
+    @property
+    def open_gpus(self) -> int:
+        """GPUs that no bound task holds: those that run something else may be had at its next boundary."""
+        return self.gpus - len(self.held)
 
     def bound_us(self, horizon_us: float) -> float:
         """GPU time within the horizon that is bound to what cannot be interrupted: a decode that outlasts it counts
@@ -245,12 +247,12 @@ class View:
         task.is_bound = True
         denoise = next((s for s in live if s.stage is Stage.DENOISE and not self._is_ending(s)), None)
         task.degree = denoise.degree if denoise is not None else 1
-        last = live[-1] if denoise is None else None
-        if last is not None and self.is_taken(last.leader):
+        last = live[-1]
+        if denoise is None and self.is_taken(last.leader):
             began = last.started_us or self.now_us
-            left = max(0.0, task.decode_us - max(0.0, self.now_us - began))
-            self._bound.append(left)
-            self.bound_gpus += 1
+            self._bound.append(max(0.0, task.decode_us - max(0.0, self.now_us - began)))
+        group = last.workers if denoise is None else denoise.workers
+        self.held.update(w for w in group if self.is_taken(w))
 
     def _pace(self, request: Request) -> float:
         if request.pace_permille:

@@ -135,6 +135,7 @@ def _steps(life: Life, report: p.Stepped) -> list[e.AnyEvent]:
             took_us=max(0, report.busy_us - life.busy_us),
             degree=report.degree,
             batch=report.batch,
+            at_us=report.at_us,
         )
     ]
 

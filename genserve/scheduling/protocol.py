@@ -152,6 +152,7 @@ class Stepped(Report, frozen=True):
     busy_us: int
     degree: int
     batch: int
+    at_us: int = 0
 
 
 class Snapshot(Report, frozen=True):

@@ -287,7 +287,8 @@ class _SegmentRun:
 
     def tell_stepped(self, step: int) -> None:
         for member in self.members:
-            self.tell(p.Stepped, member, step, self.busy_ns // 1000, len(self.command.group), len(self.members))
+            group, batch = len(self.command.group), len(self.members)
+            self.tell(p.Stepped, member, step, self.busy_ns // 1000, group, batch, _clock_us())
 
     def tell_ended(self) -> None:
         for member in self.members:

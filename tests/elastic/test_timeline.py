@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from genserve.audit.idleness import idleness_of
 from genserve.audit.timeline import Timeline, timeline_of
 from genserve.audit.timeline_picture import to_html
 from genserve.audit.timeline_trace import to_trace
@@ -71,6 +72,25 @@ def test_a_slice_is_drawn_by_its_workers_clock_and_never_beyond_the_log() -> Non
     timeline = timeline_of(log.recorded)
     assert [(s.from_us, s.to_us) for s in timeline.slices] == [(60_000, 150_000), (160_000, 400_000)]
     assert (timeline.from_us, timeline.to_us) == (60_000, 400_000)
+
+
+def test_a_gpu_that_idles_although_somebody_waits_has_a_bubble() -> None:
+    first, second = idleness_of(drawn())
+    assert (first.worker_id, first.busy_us, first.bubbles) == ("worker-0", 300_000, (100_000,))
+    assert (second.worker_id, second.busy_us, second.bubbles) == ("worker-1", 200_000, ())
+
+
+def test_a_bubble_ends_when_nobody_waits_any_more() -> None:
+    log = Log()
+    log.recorded = a_log().recorded[:6]
+    log.add(request_stream("i1"), e.RequestCancelled())
+    log.add(request_stream("v1"), e.AttemptFailed(0, "oops", "x"), e.RequestCancelled())
+    log.add(
+        request_stream("i2"),
+        e.StageStarted("s2", Stage.DECODE, 0, ("worker-0",)),
+        e.StageFinished("s2", Stage.DECODE, 0, 1),
+    )
+    assert idleness_of(timeline_of(log.recorded))[0].bubbles == (300_000,)
 
 
 def test_the_queue_depth_counts_who_waits() -> None:

@@ -78,7 +78,7 @@ def test_a_group_may_be_made_of_an_idle_gpu_and_one_that_is_about_to_be_free() -
 def test_a_gpu_about_to_be_free_is_counted_once() -> None:
     scene = decode(a_scene(2), FIRST, "w0").run(a_spec("video-S", "runs"), "w1").wait(SECOND)
     view = View(just_before(scene, decode_us(scene, FIRST)))
-    assert (view.gpus - view.bound_gpus, view.free_count) == (2, 1)
+    assert (view.open_gpus, view.free_count) == (2, 1)
     found = plan(view.state)
     assert (started(found), stopped(found)) == ({"second": 1}, [])
 
@@ -89,3 +89,42 @@ def test_a_plan_that_queues_behind_what_runs_without_saying_so_is_refused() -> N
     found = plan(state)
     silent = tuple(replace(a, after="") if isinstance(a, Start) else a for a in found.actions)
     assert "busy" in find_faults(state, replace(found, actions=silent))[0]
+
+
+URGENT = a_spec("image-S", "urgent")
+
+
+def within_a_step(scene: Scene) -> ClusterState:
+    """The state now, with decisions that take as long as a step."""
+    state = scene.state
+    step_us = max(state.costs.step_us(s.spec.model, s.spec.shape) for s in state.requests.values())
+    return replace(state, dispatch_us=step_us, clock_us=scene.now_us)
+
+
+def test_whoever_another_gives_way_to_is_queued_behind_its_stop() -> None:
+    scene = a_scene(1).run(FIRST, "w0").wait(URGENT)
+    found = plan(within_a_step(scene))
+    first = next(a for a in found.actions if isinstance(a, Start))
+    assert stopped(found) == ["first"]
+    assert (first.request_ids, first.after) == (("urgent",), "first-decode")
+
+
+def test_nobody_is_queued_behind_a_stop_that_still_takes_a_while() -> None:
+    scene = a_scene(1).run(FIRST, "w0").wait(URGENT)
+    found = plan(replace(scene.state, dispatch_us=1, clock_us=scene.now_us))
+    assert (stopped(found), started(found)) == (["first"], {})
+
+
+def test_only_one_is_queued_behind_a_stop() -> None:
+    scene = a_scene(1).run(FIRST, "w0").wait(URGENT)
+    scene.decide(*plan(within_a_step(scene)).actions).wait(a_spec("image-S", "another"))
+    view = View(within_a_step(scene))
+    assert (view.open_gpus, view.free_count) == (0, 0)
+    assert plan(view.state).actions == ()
+
+
+def test_a_video_that_only_shrinks_keeps_its_other_gpus_for_itself() -> None:
+    scene = a_scene(2).run(a_spec("video-L", "wide"), "w0", "w1").wait(URGENT)
+    found = plan(within_a_step(scene))
+    assert started(found) == {}
+    assert [a.reason for a in found.actions] == ["shrinks"]
