@@ -16,7 +16,8 @@ from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.planners.assign import SegmentIds, chain
 from genserve.planners.nodes import Nodes
 from genserve.planners.place import Places
-from genserve.planners.view import Task, View
+from genserve.planners.victims import choose_victims, find_near_video
+from genserve.planners.view import Task, View, power_of_two
 
 
 class Target(Struct):
@@ -87,17 +88,22 @@ class Realisation:
         return self.actions
 
     def _realise(self, node: str, targets: Sequence[Target], tasks: Sequence[Task]) -> None:
-        """Step by step on one node: room, starts, stops, images that cannot wait, growth."""
+        """Step by step on one node: room, starts, stops, images that cannot wait, who follows a stop, growth."""
         waiting = [t for t in targets if t.task.is_idle]
         coming = self._coming(tasks, node)
         missing = self.view.gpus if self.style.is_eager else self._missing(targets, waiting, node) - coming
-        victims = self._choose_victims(missing, tasks, node) if missing > 0 else []
-        short = self._start_waiting(waiting, tasks, victims, coming=coming, node=node)
-        self._follow(short, tasks, victims, coming=coming, node=node)
-        for victim, reason in victims:
-            self._flag(victim, reason)
+        wanted = {t.request_id: self._wanted_here(t, node) for t in tasks}
+        victims = choose_victims(missing, tasks, wanted, may_pause=self.style.may_pause)
+        stopping = [*victims, *(t for t in tasks if t.is_stopping)]
+        known = stopping if coming else victims
+        room_us = max((t.boundary_us for t in known), default=0.0)
+        short = self._start_waiting(waiting, room_us, node)
+        for victim in victims:
+            self._flag(victim, "shrinks" if wanted[victim.request_id] else "gives way")
+        gone = [t for t in stopping if not wanted[t.request_id]]
         if self.style.image_exception and self.style.may_pause:
-            self._hurry_images(short, tasks, victims)
+            gone += self._hurry_images(short, tasks, stopping)
+        self._follow(short, gone, room_us, node)
         if self.style.may_grow:
             self._grow(targets, node)
 
@@ -128,26 +134,6 @@ class Realisation:
             )
         return lack - self.places.room(node)
 
-    def _choose_victims(self, missing: int, tasks: Sequence[Task], node: str) -> list[tuple[Task, str]]:
-        """Running tasks without a target or with a smaller one, nearest step boundary first, until enough is freed."""
-        victims = []
-        for task in sorted(self._interruptible(tasks), key=lambda t: (t.boundary_us, t.request_id)):
-            if missing <= 0:
-                break
-            target = self._wanted_here(task, node)
-            if target < task.degree and (target or self.style.may_pause):
-                victims.append((task, "shrinks" if target else "gives way"))
-                missing -= task.degree - target
-        return victims
-
-    def _interruptible(self, tasks: Sequence[Task]) -> list[Task]:
-        flagged = {t.request_id for t in self.flagged}
-        return [
-            t
-            for t in tasks
-            if t.running is not None and not t.is_stopping and t.request_id not in flagged and t.steps > 1
-        ]
-
     def _flag(self, task: Task, reason: str) -> None:
         assert task.running is not None
         self.flagged.append(task)
@@ -155,23 +141,14 @@ class Realisation:
 
     # ── starts ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_waiting(
-        self,
-        waiting: Sequence[Target],
-        tasks: Sequence[Task],
-        victims: Sequence[tuple[Task, str]],
-        *,
-        coming: int,
-        node: str,
-    ) -> list[Target]:
+    def _start_waiting(self, waiting: Sequence[Target], room_us: float, node: str) -> list[Target]:
         """In order, on free GPUs; narrower while the full group isn't free, unless holding the GPUs pays.
 
-        Returns the targets that got less than they want.
+        ``room_us`` is when the last stop takes effect. Returns the targets that got less than they want.
         """
-        stops = [v.boundary_us for v, _ in victims] + [t.boundary_us for t in tasks if coming and t.is_stopping]
-        room_us, short = max(stops, default=0.0), []
+        short = []
         for target in waiting:
-            task, width = target.task, min(target.degree, _power_of_two(self.places.room(node)))
+            task, width = target.task, min(target.degree, power_of_two(self.places.room(node)))
             if width < target.degree:
                 short.append(target)
                 if width >= 1 and self._holds(target, width, room_us):
@@ -181,29 +158,20 @@ class Realisation:
                 self._start(task, _useful(task, width), target.reason, node=node)
         return short
 
-    def _follow(
-        self,
-        short: Sequence[Target],
-        tasks: Sequence[Task],
-        victims: Sequence[tuple[Task, str]],
-        *,
-        coming: int,
-        node: str,
-    ) -> None:
+    def _follow(self, short: Sequence[Target], gone: Sequence[Task], room_us: float, node: str) -> None:
         """Queue who found no room behind stops that take effect before another decision could reach their GPUs."""
-        ending = self._stopping_soon([t for t in tasks if t.is_stopping] + [v for v, _ in victims], node)
+        ending = self._stopping_soon(gone)
         if ending:
             self.places.open(ending)
-            waiting = [t for t in short if t.task.request_id not in self.started]
-            self._start_waiting(waiting, tasks, victims, coming=coming, node=node)
+            self._start_waiting([t for t in short if t.task.request_id not in self.started], room_us, node)
             self.places.close(ending)
 
-    def _stopping_soon(self, stopping: Sequence[Task], node: str) -> dict[str, str]:
+    def _stopping_soon(self, gone: Sequence[Task]) -> dict[str, str]:
         """GPUs of tasks that give way wholly and soon, and the last segment that is queued there."""
         state = self.view.state
         by_us = state.clock_us + lead_us(state) if state.dispatch_us else 0
-        gone = [t.running for t in stopping if t.running is not None and not self._wanted_here(t, node)]
-        soon = [segment for segment in gone if by_us and boundary_us(state, segment) <= by_us]
+        segments = [t.running for t in gone if t.running is not None]
+        soon = [segment for segment in segments if by_us and boundary_us(state, segment) <= by_us]
         return {w: state.workers[w].queue[-1] for s in soon for w in s.workers if w not in self.view.held}
 
     def _start(self, task: Task, degree: int, reason: str, *, node: str) -> None:
@@ -227,11 +195,11 @@ class Realisation:
 
     # ── images that cannot wait ──────────────────────────────────────────────────────────────────────────
 
-    def _hurry_images(
-        self, short: Sequence[Target], tasks: Sequence[Task], victims: Sequence[tuple[Task, str]]
-    ) -> None:
+    def _hurry_images(self, short: Sequence[Target], tasks: Sequence[Task], stopping: Sequence[Task]) -> list[Task]:
         """Where the flagged boundaries come too late for a saved image, stop the video with the nearest one instead."""
-        stops = sorted([v.boundary_us for v, _ in victims] + [t.boundary_us for t in tasks if t.is_stopping])
+        stops = sorted(t.boundary_us for t in stopping)
+        urgent = {t.task.request_id for t in self.targets if t.is_urgent}
+        stopped: list[Task] = []
         for target in short:
             task = target.task
             if not (target.is_urgent and task.is_image):
@@ -240,20 +208,12 @@ class Realisation:
             if stops and stops[0] <= latest_us:
                 stops.pop(0)
                 continue
-            video = self._find_near_video(latest_us, tasks)
+            others = [t for t in tasks if t not in stopping and t not in stopped]
+            video = find_near_video(latest_us, others, urgent, now_us=self.view.now_us)
             if video is not None:
                 self._flag(video, f"stops for image {task.request_id}, which cannot wait for others")
-
-    def _find_near_video(self, latest_us: float, tasks: Sequence[Task]) -> Task | None:
-        urgent = {t.task.request_id for t in self.targets if t.is_urgent}
-        fits = [
-            t
-            for t in self._interruptible(tasks)
-            if not t.is_image
-            and t.boundary_us <= latest_us
-            and (t.request_id not in urgent or t.slack_us(self.view.now_us, t.fastest) > 1_000_000)
-        ]
-        return min(fits, key=lambda t: (t.boundary_us, t.request_id), default=None)
+                stopped.append(video)
+        return stopped
 
     # ── growth ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -286,10 +246,6 @@ class Realisation:
         if is_forced or saved_us >= self.style.growth_pays * self.cost_us:
             self.places.reserve(node, degree - task.degree)
             self._flag(task, f"grows to {degree}")
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count.bit_length() - 1) if count > 0 else 0
 
 
 def _useful(task: Task, degree: int) -> int:

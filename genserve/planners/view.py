@@ -154,7 +154,7 @@ class View:
             if is_idle or last:
                 self.free.setdefault(worker.node, []).append(worker.worker_id)
         self.gpus = len(self.able)
-        self.largest = _power_of_two(max((len(m) for m in self.nodes.values()), default=1))
+        self.largest = power_of_two(max((len(m) for m in self.nodes.values()), default=1))
         self._paces: dict[tuple[str, Shape], float] = {}
         self._bound: list[float] = []
         self.held: set[str] = set()
@@ -286,6 +286,6 @@ def _by_progress(task: Task) -> tuple[int, int, tuple[int, str]]:
     return len(task.request.segments), -task.request.step, task.key
 
 
-def _power_of_two(count: int) -> int:
-    """The largest power of two not above ``count``; 1 for none."""
-    return 1 << max(0, count.bit_length() - 1)
+def power_of_two(count: int) -> int:
+    """The largest power of two not above ``count``; 0 for none."""
+    return 1 << (count.bit_length() - 1) if count > 0 else 0
