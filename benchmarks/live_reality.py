@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from genserve.cli.simulate_log import read_history
+from genserve.cli.logs import read_history
 from genserve.profile.from_log import costs_of_log
 from genserve.scheduling.costs import load_costs
 from genserve.simulate.reality import compare_outcomes, read_recording, simulate_recording

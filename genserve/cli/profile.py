@@ -81,7 +81,7 @@ def profile(
 def _take_from_log(database: str, out: Path, name: str) -> None:
     import msgspec
 
-    from genserve.cli.simulate_log import read_history
+    from genserve.cli.logs import read_history
     from genserve.profile.from_log import costs_of_log
 
     table = costs_of_log(read_history(database), name=name or f"log {database}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genserve.cli.exits import ExitCode
+from genserve.cli.logs import open_log
 
 if TYPE_CHECKING:
     from genserve.audit.check import LogCheck
@@ -19,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def replay(
-    database: Annotated[str, typer.Option(help="SQLAlchemy URL; by default the one of the settings.")] = "",
+    database: Annotated[str, typer.Option(help="URL or SQLite file; by default that of the settings.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     """Make every decision of a log again and compare; check its hash chain and its laws.
@@ -27,14 +28,9 @@ def replay(
     Exits with 0 if the log is unaltered and all decisions are equal, else with 1 and the first position at fault.
     """
     from genserve.audit.check import check_log
-    from genserve.config import load_settings
-    from genserve.journal.open import open_reader
 
-    reader = open_reader(database or load_settings().database)
-    try:
+    with open_log(database) as reader:
         check = check_log(reader)
-    finally:
-        reader.close()
     print(_as_json(check) if as_json else _as_text(check))
     if not check.is_clean:
         raise typer.Exit(ExitCode.FAILED)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from genserve.cli.logs import read_history
 from genserve.cli.simulating import write_json
-
-if TYPE_CHECKING:
-    from genserve.domain.events import Recorded
-
-PAGE = 1000
 
 
 def simulate_log(database: str, planner: str, costs: Path | None, json_file: Path | None) -> None:
@@ -35,20 +30,6 @@ def simulate_log(database: str, planner: str, costs: Path | None, json_file: Pat
     write_json(result, json_file)
     if str(json_file) != "-":
         print_agreement(result)
-
-
-def read_history(database: str) -> Iterator[Recorded]:
-    """All events of a log, named by its SQLAlchemy URL or as a SQLite file."""
-    from genserve.journal.open import open_reader
-
-    reader = open_reader(database if "://" in database else f"sqlite:///{Path(database).absolute()}")
-    try:
-        after = 0
-        while page := reader.read(after, PAGE):
-            yield from page
-            after = page[-1].position
-    finally:
-        reader.close()
 
 
 def print_agreement(result: dict[str, Any]) -> None:

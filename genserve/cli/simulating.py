@@ -67,6 +67,8 @@ def make_setting(**given: Any) -> Any:
     from genserve.simulate.workloads import Workload
 
     check_limits(given)
+    if given["verdict_within"] and not given["admission"] > 0:
+        raise CallerError("invalid_workload", "--verdict-within says how long admission may take: give --admission too")
     workload = Workload(**{k: given[k] for k in Workload.__struct_fields__})
     errors = Errors(**{k: given[k] for k in Errors.__struct_fields__})
     price = given["switch_price"]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from genserve.cli.logs import read_history
+
 if TYPE_CHECKING:
     from genserve.audit.idleness import Idleness
     from genserve.audit.timeline import Timeline
-    from genserve.domain.events import Recorded
-    from genserve.journal.contract import Reader
-
-PAGE = 1000
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,7 +22,7 @@ def add_to(app: typer.Typer) -> None:
 def timeline(
     out: Annotated[Path, typer.Option(help="Where the files go: NAME.json and NAME.html.")] = Path("timeline"),
     *,
-    database: Annotated[str, typer.Option(help="SQLAlchemy URL; by default the one of the settings.")] = "",
+    database: Annotated[str, typer.Option(help="URL or SQLite file; by default that of the settings.")] = "",
     after: Annotated[int, typer.Option(min=0, help="Leave out the log up to this position.")] = 0,
 ) -> None:
     """Draw a log: a track per GPU, coloured by request, with decisions, queue depth and deadlines.
@@ -37,14 +34,8 @@ def timeline(
     from genserve.audit.timeline import timeline_of
     from genserve.audit.timeline_picture import to_html
     from genserve.audit.timeline_trace import to_trace
-    from genserve.config import load_settings
-    from genserve.journal.open import open_reader
 
-    reader = open_reader(database or load_settings().database)
-    try:
-        drawn = timeline_of(_history(reader, after))
-    finally:
-        reader.close()
+    drawn = timeline_of(read_history(database, after=after))
     trace, picture = out.with_suffix(".json"), out.with_suffix(".html")
     trace.write_bytes(to_trace(drawn))
     picture.write_text(to_html(drawn))
@@ -60,9 +51,3 @@ def _share(gpu: Idleness, drawn: Timeline) -> str:
         return text
     middle_ms = median(gpu.bubbles) / 1000
     return f"{text}, {len(gpu.bubbles)} bubbles of {middle_ms:.1f} ms (median), {sum(gpu.bubbles) / span_us:.2%} in all"
-
-
-def _history(reader: Reader, after: int) -> Iterator[Recorded]:
-    while page := reader.read(after, PAGE):
-        yield from page
-        after = page[-1].position

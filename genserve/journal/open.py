@@ -7,7 +7,7 @@ from genserve.journal.contract import Reader, Storage
 from genserve.journal.memory import MemoryStorage
 from genserve.journal.sql import SqlStorage
 from genserve.journal.sql_reader import SqlReader
-from genserve.journal.urls import MEMORY, parse_url
+from genserve.journal.urls import MEMORY, as_url, parse_url
 
 
 def open_storage(url: str) -> Storage:
@@ -20,5 +20,8 @@ def open_storage(url: str) -> Storage:
 
 
 def open_reader(url: str) -> Reader:
-    """Read-only, for any process. A log in memory has no readers elsewhere: use Journal.reader."""
-    return SqlReader(parse_url(url))
+    """Read-only, for any process; a SQLite file may be named by its path alone.
+
+    A log in memory has no readers elsewhere: use Journal.reader.
+    """
+    return SqlReader(parse_url(as_url(url)))

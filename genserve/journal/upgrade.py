@@ -11,13 +11,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 import genserve
 from genserve.errors import InvariantBroken
 from genserve.journal.errors import JournalUnavailable
-from genserve.journal.urls import MEMORY, parse_url, shown
+from genserve.journal.urls import MEMORY, missing_file, parse_url, shown
 
 MIGRATIONS = Path(genserve.__file__).parent.parent / "migrations"
 """Beside the package, in a checkout as in site-packages; not imported, since other projects use that name too."""
@@ -46,7 +45,7 @@ def current(url: str) -> str | None:
     """The revision a database stands at; None when it was never set up. Raises as ``upgrade`` does."""
     if url == MEMORY:
         return latest()
-    if _is_missing(parse_url(url)):
+    if missing_file(url):
         return None
     with _engine(url) as engine, engine.connect() as connection:
         return _revision(connection)
@@ -71,11 +70,6 @@ def _config() -> Config:
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
-
-
-def _is_missing(url: URL) -> bool:
-    """SQLite would create the file by looking for it."""
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
 
 
 @contextmanager

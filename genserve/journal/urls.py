@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -21,6 +23,18 @@ def parse_url(url: str) -> URL:
     if not is_sqlite and parsed.drivername != "postgresql+psycopg":
         raise CallerError("invalid_database_url", f"cannot use {parsed.drivername}: use {FORMS}")
     return parsed
+
+
+def as_url(database: str) -> str:
+    """A URL as it is, the path of a SQLite file as one."""
+    return database if "://" in database else f"sqlite:///{Path(database).absolute()}"
+
+
+def missing_file(database: str) -> str:
+    """The path of a SQLite file that does not exist, which SQLite would create by looking for it; else ""."""
+    url = parse_url(as_url(database))
+    is_missing = url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
+    return (url.database or "") if is_missing else ""
 
 
 def shown(url: str) -> str:

@@ -24,6 +24,8 @@ from genserve.cli.main import app
         ("bound --seeds 1000 --json absent/out.json", "absent is no folder"),
         ("bound --requests 0", "requests is from 1"),
         ("simulate --workload .", "no file or calibration '.'"),
+        ("simulate --verdict-within 20", "give --admission too"),
+        ("simulate --from-log absent.db", "there is no log at"),
     ],
 )
 def test_it_is_one_line_before_anything_runs(
