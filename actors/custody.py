@@ -33,13 +33,11 @@ class Custody:
 
     async def check(self) -> None:
         """To be called after every death; costs nothing while no request is finishing."""
-        versions = {r: await self._version(r) for r in self._finishing()}
-        if not versions:
-            return
-        held = await self._pool.holding() | await self._fleet.reporting()
-        for request_id, version in versions.items():
-            if request_id not in held:
-                await self._give_up(request_id, version)
+        while versions := {r: await self._version(r) for r in self._finishing()}:
+            held = await self._pool.holding() | await self._fleet.reporting()
+            lost = {r: version for r, version in versions.items() if r not in held}
+            if all([await self._has_given_up(*one) for one in lost.items()]):
+                return
 
     def _finishing(self) -> list[str]:
         requests = self._state().requests
@@ -49,11 +47,11 @@ class Custody:
         events = await asyncio.to_thread(self._journal.reader.read_stream, request_stream(request_id))
         return events[-1].version
 
-    async def _give_up(self, request_id: str, version: int) -> None:
-        """Unless the request has moved on since it was looked at: then somebody did hold them."""
+    async def _has_given_up(self, request_id: str, version: int) -> bool:
+        """False if the request has moved on since it was looked at: then somebody may hold them after all."""
         request = self._state().requests.get(request_id)
         if request is None or request.status is not Status.FINISHING:
-            return
+            return True
         failed = AttemptFailed(request.attempt, "result_lost", "whoever held the pixels died before storing them")
         while True:
             try:
@@ -61,6 +59,6 @@ class Custody:
             except JournalUnavailable:
                 await asyncio.sleep(RETRY_S)
             except VersionConflict:
-                return
+                return False
             else:
-                return
+                return True

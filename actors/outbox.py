@@ -1,4 +1,4 @@
-"""Reports on their way to request actors: in order per request, at least once, several at a time; not their content."""
+"""Reports on their way to request actors: in order, at least once, several at a time; not their content."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable
+from math import inf
 
 from actors.framework.runtime import Runtime, UnreachableError
 from genserve.errors import GenServeError
-from genserve.scheduling.protocol import AnyReport, Began, Decoded, Ended, Stepped
+from genserve.scheduling.protocol import AnyReport, Began, Decoded, Ended, Preview, Snapshot, Stepped
 from genserve.scheduling.segments import LEAVING
 from observability.logging import get_logger
 
@@ -19,10 +20,17 @@ GATHER_S = 0.25
 OWED_S = 10.0
 """How long a beginning waits for another worker to tell what comes before it; then it does not answer any more."""
 CLOSING = (Ended, *LEAVING)
+BULKY = (Snapshot, Preview, Decoded)
+"""What is acknowledged once a file is written."""
+
+Numbered = tuple[int, AnyReport]
+Lane = tuple[str, bool]
+"""A request, and whether it is its lane for bulky reports."""
 
 
 class Outbox:
-    """One sender per request while it has something to send.
+    """Two lanes per request, each with a sender while it has something to send. Bulky reports travel one by one, after
+    everything that was reported before them; nothing waits for them.
 
     While a delivery is under way the next reports gather, so a slow journal makes fewer and larger messages and never
     slows a step. A delivery that finds nobody is repeated until it succeeds: only the receiver's acknowledgement,
@@ -31,15 +39,14 @@ class Outbox:
     actor that died with it costs the log nothing.
 
     Between requests one order matters: a segment's beginning is not told before the ends of the segments that ran
-    before it are in the log, so that the log never shows two segments on one GPU. A result, which is large and is
-    acknowledged once it is stored, travels alone: nobody waits for it.
+    before it are in the log, so that the log never shows two segments on one GPU.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._count = 0
-        self._waiting: dict[str, deque[tuple[int, AnyReport]]] = {}
-        self._senders: dict[str, asyncio.Task[None]] = {}
+        self._lanes: dict[Lane, deque[Numbered]] = {}
+        self._senders: dict[Lane, asyncio.Task[None]] = {}
         self._ends_untold: dict[int, str] = {}
         self._progress: dict[str, Stepped] = {}
         self._news: dict[str, asyncio.Event] = {}
@@ -51,20 +58,20 @@ class Outbox:
         self._count += 1
         if isinstance(report, CLOSING):
             self._ends_untold[self._count] = report.request_id
-        self._waiting.setdefault(report.request_id, deque()).append((self._count, report))
-        news = self._news.setdefault(report.request_id, asyncio.Event())
+        lane = report.request_id, isinstance(report, BULKY)
+        self._lanes.setdefault(lane, deque()).append((self._count, report))
         if not isinstance(report, Stepped):
-            news.set()
-        if report.request_id not in self._senders:
-            self._senders[report.request_id] = asyncio.create_task(self._send(actor, report.request_id))
+            self._news.setdefault(report.request_id, asyncio.Event()).set()
+        if lane not in self._senders:
+            self._senders[lane] = asyncio.create_task(self._send(actor, lane))
 
     def segments(self) -> tuple[str, ...]:
         """Segments with reports that nobody has acknowledged yet."""
-        return tuple(dict.fromkeys(r.segment_id for queue in self._waiting.values() for _, r in queue))
+        return tuple(dict.fromkeys(r.segment_id for queue in self._lanes.values() for _, r in queue))
 
     def requests(self) -> tuple[str, ...]:
         """Requests with reports that nobody has acknowledged yet."""
-        return tuple(self._waiting)
+        return tuple(dict.fromkeys(request_id for request_id, _ in self._lanes))
 
     def owe(self, told: Awaitable[object]) -> None:
         """What begins from now on is not told before ``told``: another worker's ends that come first in the log."""
@@ -87,15 +94,16 @@ class Outbox:
         self._ends_untold.pop(number, None)
         self._told.set()
 
-    async def _send(self, actor: str, request_id: str) -> None:
-        queue = self._waiting[request_id]
+    async def _send(self, actor: str, lane: Lane) -> None:
+        request_id, is_bulky = lane
+        queue = self._lanes[lane]
         while queue:
-            await self._gather(request_id)
+            await (self._wait_for_others(request_id, queue[0][0]) if is_bulky else self._gather(request_id))
             await self._wait_for_turn(*queue[0])
-            batch = self._ready(queue)
-            reports = (*self._progress_of(request_id), *(report for _, report in batch))
+            batch = (queue[0],) if is_bulky else self._ready(queue)
+            progress = () if is_bulky else self._progress_of(request_id)
             try:
-                await self._runtime.find(actor).ask("report", request_id, reports)
+                await self._runtime.find(actor).ask("report", request_id, (*progress, *(r for _, r in batch)))
             except UnreachableError:
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -104,24 +112,36 @@ class Outbox:
                     "reports refused", request_id=request_id, code=error.code, message=error.message
                 )
             self._settle(queue, batch)
-        del self._waiting[request_id]
-        del self._senders[request_id]
-        del self._news[request_id]
+        del self._lanes[lane]
+        del self._senders[lane]
+        if (request_id, not is_bulky) not in self._lanes:
+            self._news.pop(request_id, None)
+
+    async def _wait_for_others(self, request_id: str, number: int) -> None:
+        """Until everything that the request reported before a bulky report is told."""
+        while self._first(request_id, is_bulky=False) < number:
+            self._told.clear()
+            await self._told.wait()
+
+    def _first(self, request_id: str, *, is_bulky: bool) -> float:
+        """The number of a lane's first report; infinity for an empty lane."""
+        lane = self._lanes.get((request_id, is_bulky))
+        return lane[0][0] if lane else inf
 
     async def _gather(self, request_id: str) -> None:
-        """Wait a little while there is nothing to tell but progress."""
-        news = self._news[request_id]
-        if all(isinstance(report, Stepped) for _, report in self._waiting[request_id]):
+        """Wait a little while there is nothing to tell but progress, and nothing that has to wait for it."""
+        news = self._news.setdefault(request_id, asyncio.Event())
+        queue, next_bulky = self._lanes[request_id, False], self._first(request_id, is_bulky=True)
+        if all(isinstance(report, Stepped) for _, report in queue) and not queue[0][0] < next_bulky < inf:
             news.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), GATHER_S)
 
-    def _ready(self, queue: deque[tuple[int, AnyReport]]) -> tuple[tuple[int, AnyReport], ...]:
+    def _ready(self, queue: deque[Numbered]) -> tuple[Numbered, ...]:
         """The longest head of the queue that may be told now; at least its first report."""
         batch = [queue[0]]
         for number, report in list(queue)[1:]:
-            is_heavy = isinstance(report, Decoded) or isinstance(queue[0][1], Decoded)
-            if is_heavy or (isinstance(report, Began) and self._is_early(number, report)):
+            if isinstance(report, Began) and self._is_early(number, report):
                 break
             batch.append((number, report))
         return tuple(batch)
@@ -140,7 +160,7 @@ class Outbox:
         progress = self._progress.get(request_id)
         return () if progress is None else (progress,)
 
-    def _settle(self, queue: deque[tuple[int, AnyReport]], batch: tuple[tuple[int, AnyReport], ...]) -> None:
+    def _settle(self, queue: deque[Numbered], batch: tuple[Numbered, ...]) -> None:
         for number, report in batch:
             queue.popleft()
             self._ends_untold.pop(number, None)

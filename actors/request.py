@@ -74,9 +74,8 @@ class RequestActor:
         """Forget a request that has ended or waits; its rows know everything."""
         charge = self._charges.get(request_id)
         if charge is not None:
-            async with charge.mailbox:
-                await charge.part()
-                self._charges.pop(request_id, None)
+            await charge.part()
+            self._charges.pop(request_id, None)
 
     async def report(self, request_id: str, reports: Sequence[p.AnyReport]) -> None:
         """Take a worker's reports in; when this returns their facts are in the log.
@@ -85,8 +84,7 @@ class RequestActor:
         """
         charge = await self._find_charge(request_id)
         with charge.holding(reports):
-            async with charge.mailbox:
-                await charge.take_in(reports)
+            await charge.take_in(reports)
         if charge.life.has_ended:
             await self.release(request_id)
 
@@ -103,11 +101,11 @@ class RequestActor:
 
 
 class _Charge:
-    """One request in this actor's care; used under its mailbox only."""
+    """One request in this actor's care. Files are written side by side, facts are appended one after the other."""
 
     def __init__(self, journal: Ref, request_id: str, settings: RequestActorSettings) -> None:
         self.results = 0
-        self.mailbox = asyncio.Lock()
+        self._mailbox = asyncio.Lock()
         self._stream: EventSourced[Life] = EventSourced(journal, request_stream(request_id), Life(), grow)
         self._request_id = request_id
         self._settings = settings
@@ -124,7 +122,7 @@ class _Charge:
         return self.life.spec
 
     async def ready(self) -> None:
-        async with self.mailbox:
+        async with self._mailbox:
             if self.life.spec is None:
                 await self._stream.recover()
             if self.life.spec is None:
@@ -180,6 +178,10 @@ class _Charge:
 
     async def _append(self, decide: Callable[[Life], list[e.AnyEvent]]) -> None:
         """Append the waiting progress and then what ``decide`` makes of the life with it, together."""
+        async with self._mailbox:
+            await self._append_now(decide)
+
+    async def _append_now(self, decide: Callable[[Life], list[e.AnyEvent]]) -> None:
         progress, self._progress = self._progress, None
 
         def facts(life: Life) -> list[e.AnyEvent]:
@@ -196,7 +198,8 @@ class _Charge:
     async def part(self) -> None:
         """Leave nothing behind but rows: progress is appended, checkpoints of an ended request are removed."""
         await self.take_in_progress()
-        await self._stream.recover()
+        async with self._mailbox:
+            await self._stream.recover()
         if self.life.has_ended:
             await asyncio.to_thread(remove_folder, self._settings.checkpoints / self._request_id)
 
@@ -210,8 +213,7 @@ class _Charge:
 
     async def _flush_after_a_while(self) -> None:
         await asyncio.sleep(self._settings.progress_s)
-        async with self.mailbox:
-            await self.take_in_progress()
+        await self.take_in_progress()
 
     async def take_in_progress(self) -> None:
         """Append waiting progress; that of a finished attempt is dropped."""
@@ -226,7 +228,7 @@ class _Charge:
     async def _store_checkpoint(self, report: p.Snapshot) -> None:
         """Latents to disk, then the fact; an older step than the stored one is not worth keeping."""
         known = self.life.checkpoint
-        if self.life.has_ended or report.attempt < self.life.attempt or (known and known.step >= report.step):
+        if _is_too_late(self.life, report):
             return
         name = f"attempt-{report.attempt}-step-{report.step}.safetensors"
         path = self._settings.checkpoints / self._request_id / name
@@ -235,9 +237,13 @@ class _Charge:
         took_us = (time.perf_counter_ns() - began_ns) // 1000
         size = len(report.content)
         fact = e.LatentsCheckpointed(report.attempt, report.step, str(path.absolute()), size, sha256, took_us)
-        await self._append(lambda life: [] if life.has_ended or _has(life, fact) else [fact])
-        if known is not None:
-            await asyncio.to_thread(remove, known.uri)
+        await self._append(lambda life: [] if _is_too_late(life, report) else [fact])
+        for uri in {known.uri if known else "", fact.uri} - {self._kept, ""}:
+            await asyncio.to_thread(remove, uri)
+
+    @property
+    def _kept(self) -> str:
+        return self.life.checkpoint.uri if self.life.checkpoint and not self.life.has_ended else ""
 
     async def _store_preview(self, report: p.Preview) -> None:
         if self.life.has_ended or report.index < self.life.previews:
@@ -272,5 +278,7 @@ class _Charge:
         return Artifact(kind, str(path.absolute()), media_type, len(content), sha256)
 
 
-def _has(life: Life, fact: e.LatentsCheckpointed) -> bool:
-    return life.checkpoint is not None and life.checkpoint.sha256 == fact.sha256
+def _is_too_late(life: Life, report: p.Snapshot) -> bool:
+    """Whether the request has ended, or stands at a later attempt, or has a checkpoint of that step or a later one."""
+    known = life.checkpoint
+    return life.has_ended or report.attempt < life.attempt or (known is not None and known.step >= report.step)

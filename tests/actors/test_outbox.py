@@ -64,6 +64,30 @@ def test_reports_that_wait_travel_together() -> None:
     with_outbox(test)
 
 
+def test_steps_and_ends_do_not_wait_for_a_checkpoint_to_be_written() -> None:
+    async def test(outbox: Outbox, listener: Listener) -> None:
+        listener.gates[p.Snapshot] = gate = asyncio.Event()
+        for report in (began("r1"), stepped("r1", 1), p.Snapshot("r1", 0, "s1", 1, b""), stepped("r1", 2), ended("r1")):
+            outbox.post("request-0", report)
+        await listener.hear(p.Ended)
+        assert listener.of(p.Snapshot) == []
+        gate.set()
+        await listener.hear(p.Snapshot)
+
+    with_outbox(test)
+
+
+def test_a_checkpoint_is_not_told_before_its_step() -> None:
+    async def test(outbox: Outbox, listener: Listener) -> None:
+        listener.errors = [UnreachableError("restarting")]
+        for report in (stepped("r1", 1), p.Snapshot("r1", 0, "s1", 1, b"")):
+            outbox.post("request-0", report)
+        await listener.hear(p.Snapshot)
+        assert [type(report) for report in listener.reports] == [p.Stepped, p.Snapshot]
+
+    with_outbox(test)
+
+
 def test_a_result_travels_alone_and_nobody_waits_for_it() -> None:
     async def test(outbox: Outbox, listener: Listener) -> None:
         listener.gates[p.Decoded] = gate = asyncio.Event()
