@@ -22,6 +22,8 @@ CLIENT_VARIABLES = ("GENSERVE_URL", "GENSERVE_API_KEY")
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+RoutePrefix = Annotated[str, Meta(pattern=r"\A(/|(/[A-Za-z0-9][A-Za-z0-9._~-]*)+)\Z")]
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,6 +31,8 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
+    route_prefix: RoutePrefix = "/"
+    """Below which path every route is found, without a slash at the end: "/images"."""
     api_keys: tuple[str, ...] = ()
     max_body_bytes: Positive = 1_000_000
     public_url: str = ""
@@ -65,6 +69,8 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     request_actors: Positive = 4
     address: str = ""
     """A running Ray cluster to join; by default a local one is started."""
+    name: Name = "genserve"
+    """Of this cell in the cluster, and of its application in Ray Serve; no two that run side by side have the same."""
 
 
 class Durability(Struct, frozen=True, forbid_unknown_fields=True):

@@ -32,7 +32,7 @@ async def submit(api: Api, request: Request, body: CreateBody, specs: tuple[Requ
         requests=specs,
         tenant=specs[0].tenant,
         idempotency_key=idempotency_key(request),
-        body_hash=body_hash(request.url.path, body),
+        body_hash=body_hash(request.scope["route"].path, body),
     )
     return await api.write(api.gateway.submit(submission))
 

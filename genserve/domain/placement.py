@@ -72,15 +72,9 @@ def lead_us(state: ClusterState) -> int:
     return 2 * (state.dispatch_us or 0)
 
 
-def next_ending_us(state: ClusterState, after_us: int) -> int:
-    """When, later than ``after_us``, a busy worker is about to end or to stop; 0 for never, or while nobody waits."""
-    if not state.dispatch_us or not any(r.is_idle for r in state.requests.values()):
-        return 0
-    lead, running = lead_us(state), (w for w in state.workers.values() if w.queue)
-    times = (max(release - lead, _last_start(state, w)) for w in running if (release := release_us(state, w)))
-    return min((at_us for at_us in times if at_us > after_us), default=0)
-
-
-def _last_start(state: ClusterState, worker: Worker) -> int:
-    """A worker cannot be known to end before its last start was told."""
-    return max(state.segments[s].started_us for s in worker.queue)
+def endings(state: ClusterState) -> dict[str, int]:
+    """By the last segment of each queue whose end or stop can be told: from when on others may be queued behind it."""
+    if not state.dispatch_us:
+        return {}
+    lead, busy = lead_us(state), (w for w in state.workers.values() if w.queue)
+    return {w.queue[-1]: release - lead for w in busy if (release := release_us(state, w))}

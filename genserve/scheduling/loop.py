@@ -16,7 +16,7 @@ from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
 from genserve.domain.evolve import fold
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
-from genserve.domain.placement import next_ending_us
+from genserve.domain.placement import endings
 from genserve.domain.plan import Defer, Plan, Waiting
 from genserve.domain.request import Stage
 from genserve.errors import InvariantBroken
@@ -68,7 +68,7 @@ class Loop:
         self.state = state or ClusterState()
         self.memory = planner.begin() if memory is None else memory
         self._planned_wake_us = 0
-        self._decided_us = 0
+        self._counted: frozenset[str] = frozenset()
         self._admission = admission
         self._dispatcher = dispatcher
         self._digest = digest
@@ -79,8 +79,14 @@ class Loop:
         """When to be called even if nothing happens: the plan's wish, the next open verdict, or when a worker is about
         to end that others wait for; 0 for never.
         """
-        ending_us = next_ending_us(self.state, self._decided_us)
-        return min(filter(None, (self._planned_wake_us, next_verdict_us(self.state), ending_us)), default=0)
+        wishes = (self._planned_wake_us, next_verdict_us(self.state), self._next_ending_us())
+        return min(filter(None, wishes), default=0)
+
+    def _next_ending_us(self) -> int:
+        """Of those workers that did not count as ending in the last decision."""
+        if not any(r.is_idle for r in self.state.requests.values()):
+            return 0
+        return min((at_us for last, at_us in endings(self.state).items() if last not in self._counted), default=0)
 
     def observe(self, batch: Sequence[e.Recorded], now_us: int) -> list[tuple[str, e.AnyEvent]]:
         """Fold a committed batch, act on the decisions in it, and answer what follows from it."""
@@ -119,8 +125,8 @@ class Loop:
         if ends:
             return ends
         self._is_due = False
-        self._decided_us = max(now_us, self.state.recorded_us)
         decided = self.decide(now_us)
+        self._counted = frozenset(s for s, at_us in endings(self.state).items() if at_us <= decided.clock_us)
         self._planned_wake_us = decided.wake_at_us
         return [(SCHEDULER_STREAM, decided)] if decided.actions or decided.waiting else []
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
 from genserve.domain.estimate import release_us
-from genserve.domain.placement import ending, next_ending_us
+from genserve.domain.placement import ending, endings
 from genserve.domain.plan import Start, Yield
 from genserve.domain.request import Stage
 from tests.builders import History, a_cluster, a_request
@@ -98,18 +98,13 @@ def test_a_worker_is_ending_two_dispatches_before_its_release() -> None:
 def test_nothing_is_ending_where_dispatching_takes_no_time() -> None:
     state = replace(decoding().state, dispatch_us=UNSET)
     assert ending(at(state, 540_000), state.workers["w0"]) == ""
-    assert next_ending_us(state, 0) == 0
+    assert endings(state) == {}
 
 
-def test_the_next_ending_is_the_first_one_later_than_asked_while_somebody_waits() -> None:
-    history = decoding()
-    ending_us = 500_000 + STAGES[DECODE] - 2 * DISPATCH_US
-    assert next_ending_us(history.state, 0) == ending_us
-    assert next_ending_us(history.state, ending_us) == 0
-    history.of("r2", e.RequestCancelled())
-    assert next_ending_us(history.state, 0) == 0
-
-
-def test_a_stage_shorter_than_the_lead_is_ending_when_its_start_is_told() -> None:
-    state = replace(decoding().state, dispatch_us=STAGES[DECODE])
-    assert next_ending_us(state, 0) == 500_000
+def test_others_may_be_queued_behind_a_stop_a_lead_before_its_boundary() -> None:
+    history = a_history()
+    history.of("r1", e.StageFinished("r1-encode", ENCODE, 0, 1))
+    history.of("r1", e.StageStarted("r1-denoise", DENOISE, 0, ("w0",)), at_us=100_000)
+    history.decide(Yield("r1-denoise", "gives way"), at_us=150_000)
+    assert endings(history.state) == {"r1-decode": 200_000 - 2 * DISPATCH_US}
+    assert ending(at(history.state, 199_000), history.state.workers["w0"]) == "", "its GPU is its own until then"
