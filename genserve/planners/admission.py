@@ -108,9 +108,7 @@ class Promises:
             if deadline_us < newcomer.deadline_us:
                 continue
             horizon = deadline_us - view.now_us
-            expected = sum(
-                c.per_us * c.cost_us * (horizon - c.allowance_us) for c in cheaper if c.allowance_us < horizon
-            )
+            expected = sum(c.load * (horizon - c.allowance_us) for c in cheaper if c.allowance_us < horizon)
             if due > self._fill * (view.gpus * horizon - view.bound_us(horizon)) - self._reserve * expected:
                 last = float(deadline_us)
         return last

@@ -105,9 +105,9 @@ def _settled(memory: Memory, aged: frozenset[str], bought: frozenset[str], spent
 
 
 class Arrivals(NamedTuple):
-    """A class still to come: arrivals per microsecond, GPU time of one on one GPU, and its relative deadline."""
+    """A class still to come: GPUs that it keeps busy, GPU time of one on one GPU, and its relative deadline."""
 
-    per_us: float
+    load: float
     cost_us: float
     allowance_us: int
 
@@ -122,5 +122,5 @@ def forecast_classes(memory: Memory, view: View, *, window_us: int = WINDOW_US) 
             profile = profile_of(view.state.costs, key.model, key.shape)
             pace = view.class_pace(key.model, key.shape)
             cost = key.steps * profile.step_us[1] * pace + profile.decode_us + profile.encode_us
-            classes.append(Arrivals(recent / watched_us, cost, seen.allowance_us))
+            classes.append(Arrivals(recent / watched_us * cost, cost, seen.allowance_us))
     return sorted(classes, key=lambda c: (c.cost_us, c.allowance_us))

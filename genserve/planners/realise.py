@@ -83,7 +83,7 @@ class Realisation:
             if task.running is not None:
                 tasks[self.view.node_of[task.running.leader]].append(task)
         for node in self.view.nodes:
-            if targets[node] or tasks[node]:
+            if self.style.is_eager or not all(map(_is_content, targets[node])):
                 self._realise(node, targets[node], tasks[node])
         return self.actions
 
@@ -248,6 +248,11 @@ class Realisation:
             self._flag(task, f"grows to {degree}")
 
 
+def _is_content(target: Target) -> bool:
+    """Whether it runs and needs no more GPUs: nobody gives way on a node where all are content."""
+    return target.task.running is not None and target.degree <= target.task.degree
+
+
 def _useful(task: Task, degree: int) -> int:
     """The largest degree worth having that is not above ``degree``."""
     return max((k for k in task.degrees if k <= degree), default=1)
@@ -259,13 +264,17 @@ def plan_for(
     """The plan that moves the cluster towards the targets; idle tasks that get nothing are told why."""
     actions = Realisation(view, targets, style).actions_taken()
     started = {r for a in actions if isinstance(a, Start) for r in a.request_ids}
-    reasons = {w.request_id: w for w in waiting}
+    left = [t.request_id for t in view.tasks if t.is_idle and t.request_id not in started]
+    told = _explain(left, targets, waiting) if left else ()
+    return Plan(tuple(_ordered(actions)), told, note or ("" if actions else "nothing to change"))
+
+
+def _explain(left: Sequence[str], targets: Sequence[Target], waiting: Sequence[Waiting]) -> tuple[Waiting, ...]:
+    reasons = {w.request_id: w.reason for w in waiting}
     for target in targets:
         for request in target.task.requests:
-            reasons.setdefault(request.request_id, Waiting(request.request_id, f"{target.reason}; GPUs are busy"))
-    left = [t.request_id for t in view.tasks if t.is_idle and t.request_id not in started]
-    told = tuple(reasons.get(r) or Waiting(r, "no GPU left for it") for r in left)
-    return Plan(tuple(_ordered(actions)), told, note or ("" if actions else "nothing to change"))
+            reasons.setdefault(request.request_id, f"{target.reason}; GPUs are busy")
+    return tuple(Waiting(r, reasons.get(r, "no GPU left for it")) for r in left)
 
 
 def _ordered(actions: Sequence[AnyAction]) -> list[AnyAction]:

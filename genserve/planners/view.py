@@ -94,7 +94,7 @@ class Task:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        return tuple(m.request for m in self.members) or (self.request,)
+        return tuple(m.request for m in self.members) if self.members else (self.request,)
 
     @property
     def parts(self) -> tuple[Task, ...]:
