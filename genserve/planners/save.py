@@ -142,7 +142,8 @@ class _Decision:
         for task in able:
             due += task.work
             if task.request_id not in self.promised:
-                heapq.heappush(heap, (-task.work / task.size, task.request_id, task.size))
+                size = task.size
+                heapq.heappush(heap, (-task.work / size, task.request_id, size))
             horizon = task.deadline_us - self.view.now_us
             while heap and due > self._capacity(horizon, classes, -heap[0][0]):
                 work, request_id, size = heapq.heappop(heap)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
-from genserve.domain.cluster import ClusterState, Request, Segment, Worker
+from genserve.domain.cluster import ClusterState, Request, Segment
 from genserve.domain.costs import CostTable
 from genserve.domain.placement import denoisers, ending, is_free
 from genserve.domain.request import Media, Shape, Stage, Status
@@ -127,6 +128,9 @@ def _within(degrees: tuple[int, ...], largest: int) -> tuple[int, ...]:
     return tuple(k for k in degrees if k <= largest) or degrees[:1]
 
 
+_by_place = attrgetter("node", "worker_id")
+
+
 class View:
     """The cluster for one decision: tasks by deadline, GPUs that are free, and work that can't be interrupted.
 
@@ -155,10 +159,12 @@ class View:
                 self.free.setdefault(worker.node, []).append(worker.worker_id)
         self.gpus = len(self.able)
         self.largest = power_of_two(max((len(m) for m in self.nodes.values()), default=1))
-        self._paces: dict[tuple[str, Shape], float] = {}
+        self._classes: dict[tuple[str, Shape], tuple[Profile, float]] = {}
         self._bound: list[float] = []
         self.held: set[str] = set()
         self.tasks = self._tasks()
+        self._all_bound_us = sum(self._bound)
+        self._longest_bound_us = max(self._bound, default=0.0)
 
     @property
     def free_count(self) -> int:
@@ -176,6 +182,8 @@ class View:
     def bound_us(self, horizon_us: float) -> float:
         """GPU time within the horizon that is bound to what cannot be interrupted: a decode that outlasts it counts
         only up to there."""
+        if self._longest_bound_us <= horizon_us:
+            return self._all_bound_us
         return sum(left if left < horizon_us else horizon_us for left in self._bound)
 
     def together(self, members: Sequence[Task]) -> Task:
@@ -201,7 +209,7 @@ class View:
         for request in self.state.requests.values():
             if not _is_schedulable(request):
                 continue
-            task = self._task(request)
+            task = self.task(request)
             if request.segments:
                 chains.setdefault(request.segments[-1], []).append(task)
             else:
@@ -213,9 +221,11 @@ class View:
         tasks.sort(key=by_key)
         return tasks
 
-    def _task(self, request: Request) -> Task:
-        spec = request.spec
-        return Task(request, profile_of(self.state.costs, spec.model, spec.shape), self._pace(request), self.largest)
+    def task(self, request: Request) -> Task:
+        """A request by itself, as if it ran nowhere."""
+        profile, pace = self.class_of(request.spec.model, request.spec.shape)
+        own = request.pace_permille
+        return Task(request, profile, own / 1000 if own else pace, self.largest)
 
     def _place(self, task: Task) -> None:
         """Where it runs, and how far the step in flight has come."""
@@ -228,7 +238,7 @@ class View:
         task.running = head
         task.degree = head.degree
         task.is_stopping = head.yielding
-        period = task.step_us(head.degree) if len(head.request_ids) == 1 else self._batch_step_us(task, head)
+        period = task.step_us(task.degree) if len(head.request_ids) == 1 else self._batch_step_us(task, head)
         passed = max(0.0, self.now_us - head.boundary_us) / period
         done = min(passed, head.to_step - request.step - 0.001)
         task.steps = max(0.0, task.steps - done)
@@ -254,27 +264,19 @@ class View:
         group = last.workers if denoise is None else denoise.workers
         self.held.update(w for w in group if self.is_taken(w))
 
-    def _pace(self, request: Request) -> float:
-        if request.pace_permille:
-            return request.pace_permille / 1000
-        return self.class_pace(request.spec.model, request.spec.shape)
-
-    def class_pace(self, model: str, shape: Shape) -> float:
-        """Measured over estimated step time of a class; 1 before anything was measured."""
+    def class_of(self, model: str, shape: Shape) -> tuple[Profile, float]:
+        """A class's profile and its pace: measured over estimated step time, 1 before anything was measured."""
         key = (model, shape)
-        pace = self._paces.get(key)
-        if pace is None:
-            found = self.state.pace.get(f"{model}/{shape}")
-            pace = self._paces[key] = found.permille / 1000 if found else 1.0
-        return pace
+        found = self._classes.get(key)
+        if found is None:
+            pace = self.state.pace.get(f"{model}/{shape}")
+            found = profile_of(self.state.costs, model, shape), pace.permille / 1000 if pace else 1.0
+            self._classes[key] = found
+        return found
 
 
 def _is_schedulable(request: Request) -> bool:
     return request.status is not Status.FINISHING and not request.cancelling and not request.fatal
-
-
-def _by_place(worker: Worker) -> tuple[str, str]:
-    return worker.node, worker.worker_id
 
 
 def by_key(task: Task) -> tuple[int, str]:

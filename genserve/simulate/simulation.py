@@ -127,7 +127,7 @@ class Simulation:
     def _observe(self, batch: list[e.Recorded]) -> list[tuple[str, e.AnyEvent]]:
         answers = self.loop.observe(batch, self.now_us)
         self.fleet.state = self.loop.state
-        if any(type(r.event) in _LOSSES for r in batch):
+        if not _LOSSES.isdisjoint([type(r.event) for r in batch]):
             self.fleet.resync(self.loop.state)
         return answers
 
@@ -161,7 +161,7 @@ class Simulation:
             self.agenda.put(wake_us, lambda: None)
 
 
-_LOSSES = (e.WorkerLost, e.WorkerJoined, e.ActionRefused, e.AttemptFailed)
+_LOSSES = frozenset((e.WorkerLost, e.WorkerJoined, e.ActionRefused, e.AttemptFailed))
 
 
 class Run(Struct, frozen=True):
