@@ -104,7 +104,7 @@ def _settled(memory: Memory, aged: frozenset[str], bought: frozenset[str], spent
     return replace(memory, aged=aged, bought=bought, earned_for_us=earned, since_us=now_us, spent_us=spent_us)
 
 
-class Arrivals(NamedTuple):
+class Arrivals(Struct, frozen=True, gc=False):
     """A class still to come: GPUs that it keeps busy, GPU time of one on one GPU, and its relative deadline."""
 
     load: float

@@ -17,15 +17,14 @@ class Nodes:
     def __init__(self, view: View, widths: Sequence[tuple[Task, int]]) -> None:
         self.view = view
         self.home: dict[str, str] = {}
-        self.width = {t.request_id: w for t, w in widths}
+        self.width: dict[str, int] = {}
         self.room = {node: len(members) for node, members in view.nodes.items()}
-        self._singles: dict[str, list[Task]] = {node: [] for node in view.nodes}
+        self._tasks = [t for t, _ in widths]
         for task in view.tasks:
             if task.is_bound:
                 self._deduct_bound(task)
         movers = [(t, w) for t, w in widths if not self._stays(t, w)]
-        order = {t.request_id: i for i, (t, _) in enumerate(widths)}
-        for task, width in sorted(movers, key=lambda m: (-m[1], order[m[0].request_id])):
+        for task, width in sorted(movers, key=lambda m: -m[1]):
             self._settle(task, width)
 
     def _deduct_bound(self, task: Task) -> None:
@@ -50,8 +49,6 @@ class Nodes:
         self.home[task.request_id] = node
         self.width[task.request_id] = width
         self.room[node] -= width
-        if width == 1:
-            self._singles[node].append(task)
 
     def _settle(self, task: Task, width: int) -> None:
         while width >= 1:
@@ -73,12 +70,15 @@ class Nodes:
 
     def _make_room(self, width: int) -> str:
         """Move single-GPU tasks out of the node that then has the room, fewest moves first."""
-        node = max(self.room, key=lambda n: (self.room[n] + len(self._singles[n]), n))
+        singles: dict[str, list[Task]] = {node: [] for node in self.room}
+        for task in self._tasks:
+            if self.width.get(task.request_id) == 1:
+                singles[self.home[task.request_id]].append(task)
+        node = max(self.room, key=lambda n: (self.room[n] + len(singles[n]), n))
         need = width - self.room[node]
-        if len(self._singles[node]) < need or sum(max(0, r) for n, r in self.room.items() if n != node) < need:
+        if len(singles[node]) < need or sum(max(0, r) for n, r in self.room.items() if n != node) < need:
             return ""
-        for task in sorted(self._singles[node], key=lambda t: t.key)[-need:]:
-            self._singles[node].remove(task)
+        for task in sorted(singles[node], key=lambda t: t.key)[-need:]:
             self.room[node] += 1
             other = min((n for n, r in self.room.items() if r >= 1 and n != node), key=lambda n: (self.room[n], n))
             self._put(task, other, 1)

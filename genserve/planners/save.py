@@ -155,9 +155,9 @@ class _Decision:
     def _capacity(self, horizon_us: float, classes: Iterable[Arrivals], largest_us: float) -> float:
         """GPU time until then, less what is bound and what cheaper requests still to come will want."""
         capacity = self.view.gpus * horizon_us - self.view.bound_us(horizon_us)
-        for load, cost_us, allowance_us in classes:
-            if cost_us < largest_us and allowance_us < horizon_us:
-                capacity -= load * (horizon_us - allowance_us)
+        for kind in classes:
+            if kind.cost_us < largest_us and kind.allowance_us < horizon_us:
+                capacity -= kind.load * (horizon_us - kind.allowance_us)
         return capacity
 
     def _together(self, tasks: list[Task]) -> list[Task]:

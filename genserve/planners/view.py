@@ -57,8 +57,8 @@ class Task:
 
     __slots__ = (
         "arrival_us", "boundary_us", "deadline_us", "decode_us", "degree", "degrees", "encode_us", "growth", "is_bound",
-        "is_idle", "is_image", "is_stopping", "key", "last", "members", "need", "pace", "request", "request_id",
-        "running", "steps", "tau", "was_paused", "work",
+        "is_idle", "is_stopping", "key", "last", "members", "need", "pace", "request", "request_id", "running", "steps",
+        "tau", "work",
     )  # fmt: skip
 
     def __init__(self, request: Request, profile: Profile, pace: float, largest: int) -> None:
@@ -68,7 +68,6 @@ class Task:
         self.members: tuple[Task, ...] = ()
         self.deadline_us = spec.deadline_us - profile.store_us
         self.arrival_us = spec.arrival_us
-        self.is_image = spec.media is Media.IMAGE
         self.degrees = profile.degrees if profile.degrees[-1] <= largest else _within(profile.degrees, largest)
         self.tau = profile.step_us
         self.growth = profile.growth
@@ -77,7 +76,6 @@ class Task:
         self.decode_us = profile.decode_us
         self.steps = 0.0 if request.stage is Stage.DECODE else float(spec.steps - request.step)
         self.last = request.degree
-        self.was_paused = request.status is Status.PAUSED
         self.running: Segment | None = None
         self.degree = 0
         self.boundary_us = 0.0
@@ -87,6 +85,14 @@ class Task:
         self.need = 0
         self.work = 0.0
         self.key = (spec.deadline_us, spec.request_id)
+
+    @property
+    def is_image(self) -> bool:
+        return self.request.spec.media is Media.IMAGE
+
+    @property
+    def was_paused(self) -> bool:
+        return self.request.status is Status.PAUSED
 
     @property
     def size(self) -> int:
@@ -148,15 +154,15 @@ class View:
         self.ending: dict[str, str] = {}
         self.able = denoisers(state)
         for worker in sorted(state.workers.values(), key=_by_place):
-            self.node_of[worker.worker_id] = worker.node
-            if worker.worker_id not in self.able:
-                continue
-            self.nodes.setdefault(worker.node, []).append(worker.worker_id)
-            last = "" if (is_idle := is_free(state, worker)) else ending(state, worker)
-            if last:
-                self.ending[worker.worker_id] = last
-            if is_idle or last:
-                self.free.setdefault(worker.node, []).append(worker.worker_id)
+            worker_id, node = worker.worker_id, worker.node
+            self.node_of[worker_id] = node
+            if worker_id in self.able:
+                self.nodes.setdefault(node, []).append(worker_id)
+                if is_free(state, worker):
+                    self.free.setdefault(node, []).append(worker_id)
+                elif state.dispatch_us and (last := ending(state, worker)):
+                    self.ending[worker_id] = last
+                    self.free.setdefault(node, []).append(worker_id)
         self.gpus = len(self.able)
         self.largest = power_of_two(max((len(m) for m in self.nodes.values()), default=1))
         self._classes: dict[tuple[str, Shape], tuple[Profile, float]] = {}
@@ -207,7 +213,7 @@ class View:
         tasks: list[Task] = []
         chains: dict[str, list[Task]] = {}
         for request in self.state.requests.values():
-            if not _is_schedulable(request):
+            if request.status is Status.FINISHING or request.cancelling or request.fatal:
                 continue
             task = self.task(request)
             if request.segments:
@@ -250,7 +256,7 @@ class View:
 
     def _is_ending(self, segment: Segment) -> bool:
         """Whether some of its GPUs are about to be free: then it has done its steps, but for what the log will tell."""
-        return any(w in self.ending for w in segment.workers)
+        return not self.ending.keys().isdisjoint(segment.workers)
 
     def _bind(self, task: Task, live: list[Segment]) -> None:
         """In encode or decode, or queued behind something: left alone. Its GPUs, if they are any, count as taken."""
@@ -273,10 +279,6 @@ class View:
             found = profile_of(self.state.costs, model, shape), pace.permille / 1000 if pace else 1.0
             self._classes[key] = found
         return found
-
-
-def _is_schedulable(request: Request) -> bool:
-    return request.status is not Status.FINISHING and not request.cancelling and not request.fatal
 
 
 def by_key(task: Task) -> tuple[int, str]:
