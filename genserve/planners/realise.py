@@ -14,10 +14,11 @@ from genserve.domain.estimate import boundary_us
 from genserve.domain.placement import lead_us
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.planners.assign import SegmentIds, chain
+from genserve.planners.layout import power_of_two
 from genserve.planners.nodes import Nodes
 from genserve.planners.place import Places
 from genserve.planners.victims import choose_victims, find_near_video
-from genserve.planners.view import Task, View, power_of_two
+from genserve.planners.view import Task, View
 
 
 class Target(Struct):

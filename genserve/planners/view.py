@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from operator import attrgetter
 from typing import NamedTuple
 
 from genserve.domain.cluster import ClusterState, Request, Segment
 from genserve.domain.costs import CostTable
-from genserve.domain.placement import denoisers, ending, is_free
+from genserve.domain.placement import ending, is_free
 from genserve.domain.request import Media, Shape, Stage, Status
+from genserve.planners.layout import layout_of
 
 
 class Profile(NamedTuple):
@@ -134,9 +134,6 @@ def _within(degrees: tuple[int, ...], largest: int) -> tuple[int, ...]:
     return tuple(k for k in degrees if k <= largest) or degrees[:1]
 
 
-_by_place = attrgetter("node", "worker_id")
-
-
 class View:
     """The cluster for one decision: tasks by deadline, GPUs that are free, and work that can't be interrupted.
 
@@ -148,29 +145,34 @@ class View:
         self.state = state
         self.now_us = float(state.clock_us)
         self.prices = state.costs.prices
-        self.nodes: dict[str, list[str]] = {}
-        self.node_of: dict[str, str] = {}
-        self.free: dict[str, list[str]] = {}
+        self.able, self.node_of, self.nodes, self.largest = layout_of(state)
         self.ending: dict[str, str] = {}
-        self.able = denoisers(state)
-        for worker in sorted(state.workers.values(), key=_by_place):
-            worker_id, node = worker.worker_id, worker.node
-            self.node_of[worker_id] = node
-            if worker_id in self.able:
-                self.nodes.setdefault(node, []).append(worker_id)
-                if is_free(state, worker):
-                    self.free.setdefault(node, []).append(worker_id)
-                elif state.dispatch_us and (last := ending(state, worker)):
-                    self.ending[worker_id] = last
-                    self.free.setdefault(node, []).append(worker_id)
+        self.free = self._free()
         self.gpus = len(self.able)
-        self.largest = power_of_two(max((len(m) for m in self.nodes.values()), default=1))
         self._classes: dict[tuple[str, Shape], tuple[Profile, float]] = {}
         self._bound: list[float] = []
         self.held: set[str] = set()
         self.tasks = self._tasks()
         self._all_bound_us = sum(self._bound)
         self._longest_bound_us = max(self._bound, default=0.0)
+
+    def _free(self) -> dict[str, list[str]]:
+        """By node. Nobody who denoises is about to be free where nobody has measured a dispatch."""
+        state, denoise = self.state, Stage.DENOISE
+        segments = () if state.dispatch_us else state.segments.values()
+        busy = {w for s in segments if s.stage is denoise for w in s.workers}
+        found = {node: [w for w in ids if w not in busy and self._is_free(w)] for node, ids in self.nodes.items()}
+        return {node: free for node, free in found.items() if free}
+
+    def _is_free(self, worker_id: str) -> bool:
+        """Now or soon: then it is told behind what."""
+        worker = self.state.workers[worker_id]
+        if is_free(self.state, worker):
+            return True
+        last = ending(self.state, worker)
+        if last:
+            self.ending[worker_id] = last
+        return bool(last)
 
     @property
     def free_count(self) -> int:
@@ -288,8 +290,3 @@ def by_key(task: Task) -> tuple[int, str]:
 def _by_progress(task: Task) -> tuple[int, int, tuple[int, str]]:
     """Furthest first: fewest segments to come, then most steps done."""
     return len(task.request.segments), -task.request.step, task.key
-
-
-def power_of_two(count: int) -> int:
-    """The largest power of two not above ``count``; 0 for none."""
-    return 1 << (count.bit_length() - 1) if count > 0 else 0
