@@ -35,14 +35,12 @@ class Nodes:
                 return
 
     def _node(self, task: Task) -> str:
-        if task.running is not None:
-            return self.view.node_of[task.running.leader]
-        return self.view.node_of.get(task.request.home, "")
+        return task.node or self.view.node_of.get(task.request.home, "")
 
     def _stays(self, task: Task, width: int) -> bool:
         if task.running is None or task.is_stopping or width > task.degree:
             return False
-        self._put(task, self._node(task), width)
+        self._put(task, task.node, width)
         return True
 
     def _put(self, task: Task, node: str, width: int) -> None:

@@ -76,23 +76,28 @@ class Realisation:
 
     def actions_taken(self) -> list[AnyAction]:
         targets: dict[str, list[Target]] = {node: [] for node in self.view.nodes}
-        tasks: dict[str, list[Task]] = {node: [] for node in self.view.nodes}
         only = next(iter(self.view.nodes), "")
         for target in self.targets:
             targets[self.node.get(target.task.request_id, only)].append(target)
-        for task in self.view.tasks:
-            if task.running is not None:
-                tasks[self.view.node_of[task.running.leader]].append(task)
-        for node in self.view.nodes:
-            if self.style.is_eager or not all(map(_is_content, targets[node])):
-                self._realise(node, targets[node], tasks[node])
+        for node, here in targets.items():
+            if self.style.is_eager or not all(map(_is_content, here)):
+                self._realise(node, here)
         return self.actions
 
-    def _realise(self, node: str, targets: Sequence[Target], tasks: Sequence[Task]) -> None:
-        """Step by step on one node: room, starts, stops, images that cannot wait, who follows a stop, growth."""
+    def _realise(self, node: str, targets: Sequence[Target]) -> None:
+        """On one node: first whoever lacks GPUs, then growth into what is left."""
         waiting = [t for t in targets if t.task.is_idle]
+        lack = self._lack(targets, waiting)
+        if lack or self.style.is_eager or any(t.task.is_stopping for t in targets):
+            self._make_room(node, waiting, lack)
+        if self.style.may_grow:
+            self._grow(targets, node)
+
+    def _make_room(self, node: str, waiting: Sequence[Target], lack: int) -> None:
+        """Step by step: room, starts, stops, images that cannot wait, who follows a stop."""
+        tasks = [t for t in self.view.tasks if t.running is not None and t.node == node]
         coming = self._coming(tasks, node)
-        missing = self.view.gpus if self.style.is_eager else self._missing(targets, waiting, node) - coming
+        missing = self.view.gpus if self.style.is_eager else lack - self.places.room(node) - coming
         wanted = {t.request_id: self._wanted_here(t, node) for t in tasks}
         victims = choose_victims(missing, tasks, wanted, may_pause=self.style.may_pause)
         stopping = [*victims, *(t for t in tasks if t.is_stopping)]
@@ -105,8 +110,6 @@ class Realisation:
         if self.style.image_exception and self.style.may_pause:
             gone += self._hurry_images(short, tasks, stopping)
         self._follow(short, gone, room_us, node)
-        if self.style.may_grow:
-            self._grow(targets, node)
 
     def _wanted_here(self, task: Task, node: str) -> int:
         if self.node.get(task.request_id, node) != node:
@@ -124,8 +127,8 @@ class Realisation:
     def _freed(self, task: Task) -> int:
         return sum(w not in self.view.held for w in task.running.workers) if task.running else 0
 
-    def _missing(self, targets: Sequence[Target], waiting: Sequence[Target], node: str) -> int:
-        """GPUs that targets lack beyond those that are free now."""
+    def _lack(self, targets: Sequence[Target], waiting: Sequence[Target]) -> int:
+        """GPUs that waiting and urgent targets have less than they want."""
         lack = sum(t.degree for t in waiting)
         if self.style.forced_room:
             lack += sum(
@@ -133,7 +136,7 @@ class Realisation:
                 for t in targets
                 if t.is_urgent and t.task.running is not None and not t.task.is_stopping
             )
-        return lack - self.places.room(node)
+        return lack
 
     def _flag(self, task: Task, reason: str) -> None:
         assert task.running is not None
@@ -225,7 +228,7 @@ class Realisation:
             t
             for t in targets
             if t.task.running is not None
-            and self.view.node_of[t.task.running.leader] == node
+            and t.task.node == node
             and not t.task.is_stopping
             and t.degree > t.task.degree
             and t.task.request_id not in flagged
@@ -250,8 +253,9 @@ class Realisation:
 
 
 def _is_content(target: Target) -> bool:
-    """Whether it runs and needs no more GPUs: nobody gives way on a node where all are content."""
-    return target.task.running is not None and target.degree <= target.task.degree
+    """Whether it goes on and needs no more GPUs: nobody gives way on a node where all are content."""
+    task = target.task
+    return task.running is not None and not task.is_stopping and target.degree <= task.degree
 
 
 def _useful(task: Task, degree: int) -> int:

@@ -49,16 +49,16 @@ class Task:
     """A live request, or a batch of several, as a planner sees it.
 
     ``members`` are the tasks of a batch, () for a single request; a batch goes by the request of one of them.
-    ``running`` is its denoising segment, ``degree`` that segment's width (0 if it doesn't run), ``last`` the width it
-    last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for encode or decode, or it is
-    stopping; it can't be interrupted and needs no decision now. ``deadline_us`` is when its pixels have to exist, so
-    that the result is stored in time.
+    ``running`` is its denoising segment, ``node`` and ``degree`` that segment's place and width ("" and 0 if it doesn't
+    run), ``last`` the width it last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for
+    encode or decode, or it is stopping; it can't be interrupted and needs no decision now. ``deadline_us`` is when its
+    pixels have to exist, so that the result is stored in time.
     """
 
     __slots__ = (
         "arrival_us", "boundary_us", "deadline_us", "decode_us", "degree", "degrees", "encode_us", "growth", "is_bound",
-        "is_idle", "is_stopping", "key", "last", "members", "need", "pace", "request", "request_id", "running", "steps",
-        "tau", "work",
+        "is_idle", "is_stopping", "key", "last", "members", "need", "node", "pace", "request", "request_id", "running",
+        "steps", "tau", "work",
     )  # fmt: skip
 
     def __init__(self, request: Request, profile: Profile, pace: float, largest: int) -> None:
@@ -77,6 +77,7 @@ class Task:
         self.steps = 0.0 if request.stage is Stage.DECODE else float(spec.steps - request.step)
         self.last = request.degree
         self.running: Segment | None = None
+        self.node = ""
         self.degree = 0
         self.boundary_us = 0.0
         self.is_bound = False
@@ -238,12 +239,12 @@ class View:
     def _place(self, task: Task) -> None:
         """Where it runs, and how far the step in flight has come."""
         request, segments = task.request, self.state.segments
-        live = [segments[s] for s in request.segments if s in segments]
-        head = live[0] if live else None
-        if head is None or head.stage is not Stage.DENOISE or not head.is_running or self._is_ending(head):
-            self._bind(task, live)
+        head = segments[request.segments[0]]
+        if head.stage is not Stage.DENOISE or not head.is_running or (self.ending and self._is_ending(head)):
+            self._bind(task, [segments[s] for s in request.segments])
             return
         task.running = head
+        task.node = self.node_of[head.leader]
         task.degree = head.degree
         task.is_stopping = head.yielding
         period = task.step_us(task.degree) if len(head.request_ids) == 1 else self._batch_step_us(task, head)
