@@ -127,8 +127,10 @@ class Simulation:
     def _observe(self, batch: list[e.Recorded]) -> list[tuple[str, e.AnyEvent]]:
         answers = self.loop.observe(batch, self.now_us)
         self.fleet.state = self.loop.state
-        if not _LOSSES.isdisjoint([type(r.event) for r in batch]):
-            self.fleet.resync(self.loop.state)
+        for recorded in batch:
+            if type(recorded.event) in _LOSSES:
+                self.fleet.resync(self.loop.state)
+                break
         return answers
 
     def _record(self, said: Iterable[tuple[str, e.AnyEvent]]) -> list[e.Recorded]:
