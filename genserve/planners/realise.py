@@ -15,20 +15,10 @@ from genserve.domain.placement import lead_us
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.planners.assign import SegmentIds, chain
 from genserve.planners.layout import power_of_two
-from genserve.planners.nodes import Nodes
+from genserve.planners.nodes import Nodes, Target
 from genserve.planners.place import Places
 from genserve.planners.victims import choose_victims, find_near_video
 from genserve.planners.view import Task, View
-
-
-class Target(Struct):
-    """A width for a task. ``is_urgent``: others may be interrupted for it, up to ``need``."""
-
-    task: Task
-    degree: int
-    need: int
-    reason: str
-    is_urgent: bool = False
 
 
 class Style(Struct, frozen=True):
@@ -55,7 +45,7 @@ class Realisation:
         self.style = style
         self.targets = targets
         self._settle_nodes()
-        self.wanted = {t.task.request_id: t.degree for t in self.targets}
+        self.wanted = {t.task.request_id: t for t in self.targets}
         self.places = Places(view, aligned_only=style.aligned_only)
         self.ids = SegmentIds(view.state)
         self.actions: list[AnyAction] = []
@@ -65,20 +55,15 @@ class Realisation:
 
     def _settle_nodes(self) -> None:
         """With several nodes, give each target one, at half its width where it fits nowhere."""
-        self.node: dict[str, str] = {}
-        if len(self.view.nodes) < 2:
-            return
-        nodes = Nodes(self.view, [(t.task, t.degree) for t in self.targets])
-        self.node = nodes.home
-        for target in self.targets:
-            target.degree = nodes.width[target.task.request_id]
-        self.targets = [t for t in self.targets if t.degree]
+        if len(self.view.nodes) > 1:
+            Nodes(self.view, self.targets)
+            self.targets = [t for t in self.targets if t.degree]
 
     def actions_taken(self) -> list[AnyAction]:
         targets: dict[str, list[Target]] = {node: [] for node in self.view.nodes}
         only = next(iter(self.view.nodes), "")
         for target in self.targets:
-            targets[self.node.get(target.task.request_id, only)].append(target)
+            targets[target.node or only].append(target)
         for node, here in targets.items():
             if self.style.is_eager or not all(map(_is_content, here)):
                 self._realise(node, here)
@@ -112,9 +97,8 @@ class Realisation:
         self._follow(short, gone, room_us, node)
 
     def _wanted_here(self, task: Task, node: str) -> int:
-        if self.node.get(task.request_id, node) != node:
-            return 0
-        return self.wanted.get(task.request_id, 0)
+        target = self.wanted.get(task.request_id)
+        return target.degree if target is not None and target.node in (node, "") else 0
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────
 

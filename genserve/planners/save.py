@@ -17,7 +17,8 @@ from genserve.planners.batching import may_share, share_steps
 from genserve.planners.interface import Policy
 from genserve.planners.memory import AGED, AHEAD, BOUGHT, Arrivals, Memory, forecast_classes, remember
 from genserve.planners.need import MARGIN_US, find_need
-from genserve.planners.realise import Style, Target, plan_for
+from genserve.planners.nodes import Target
+from genserve.planners.realise import Style, plan_for
 from genserve.planners.view import Task, View, by_key
 
 AGE_FACTOR = 6
@@ -236,7 +237,6 @@ class _Decision:
         return targets
 
     def _fit(self, task: Task, degree: int) -> int:
-        """One of its degrees if that is left, else the next one that is."""
         if degree <= self.left:
             return degree
         return max((k for k in task.degrees if k <= self.left), default=0)
