@@ -84,6 +84,7 @@ class LawBook:
         self._segments: dict[str, _Segment] = {}
         self._past: set[str] = set()
         self._running: dict[str, str] = {}
+        self._groups: dict[str, set[str]] = {}
         self._incarnations: dict[str, int] = {}
 
     def watch(self, recorded: e.Recorded) -> None:
@@ -173,6 +174,7 @@ class LawBook:
             if other != event.segment_id:
                 self._broken("exclusivity", recorded, f"{worker_id} runs {other} and {event.segment_id}")
             self._running[worker_id] = event.segment_id
+        self._groups.setdefault(event.segment_id, set()).update(event.workers)
 
     def _steps_finished(self, recorded: e.Recorded, event: e.StepsFinished) -> None:
         """A later attempt may go back to a checkpoint; within an attempt the next step follows the last."""
@@ -293,8 +295,9 @@ class LawBook:
         return any(life is not None and life.segments[name] is _Standing.INSIDE for life in lives)
 
     def _free(self, segment_id: str) -> None:
-        for worker_id in [w for w, s in self._running.items() if s == segment_id]:
-            del self._running[worker_id]
+        for worker_id in self._groups.pop(segment_id, ()):
+            if self._running.get(worker_id) == segment_id:
+                del self._running[worker_id]
 
 
 _OF_AN_ATTEMPT = (e.StageStarted, e.StepsFinished, e.StageFinished, e.RequestPaused, e.AttemptFailed)

@@ -33,7 +33,7 @@ def holders(state: ClusterState, model: str, stage: Stage) -> frozenset[str]:
 def places(state: ClusterState, model: str, stage: Stage) -> frozenset[str]:
     """Workers that are to run the stage, also those that had to drop it for another one; all where there are none."""
     key = (model, stage)
-    found = frozenset(w.worker_id for w in state.workers.values() if key in w.placed)
+    found = frozenset(w.worker_id for w in state.workers.values() if key in w.resident or key in (w.displaced or ()))
     return found or frozenset(state.workers)
 
 

@@ -18,7 +18,7 @@ from genserve.domain.cluster import ClusterState, Request
 from genserve.domain.request import RequestSpec
 from genserve.planners.memory import ADMISSION_WINDOW_US, Arrivals, Memory, forecast_classes
 from genserve.planners.need import find_need
-from genserve.planners.view import Task, View, profile_of
+from genserve.planners.view import Task, View
 
 
 class Admission(Struct, frozen=True):
@@ -108,9 +108,7 @@ class Promises:
             if deadline_us < newcomer.deadline_us:
                 continue
             horizon = deadline_us - view.now_us
-            expected = sum(
-                c.per_us * c.cost_us * (horizon - c.allowance_us) for c in cheaper if c.allowance_us < horizon
-            )
+            expected = sum(c.load * (horizon - c.allowance_us) for c in cheaper if c.allowance_us < horizon)
             if due > self._fill * (view.gpus * horizon - view.bound_us(horizon)) - self._reserve * expected:
                 last = float(deadline_us)
         return last
@@ -128,9 +126,7 @@ def _owed_us(task: Task, view: View) -> float:
 
 
 def _newcomer(view: View, spec: RequestSpec) -> Task:
-    request = Request(spec=spec, submitted_us=view.state.clock_us)
-    pace = view.class_pace(spec.model, spec.shape)
-    return Task(request, profile_of(view.state.costs, spec.model, spec.shape), pace, view.largest)
+    return view.task(Request(spec=spec, submitted_us=view.state.clock_us))
 
 
 def _alone_us(task: Task) -> float:

@@ -6,6 +6,7 @@ Shared by every policy that can say "these requests, in this order, at these deg
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import groupby, product
 
 from msgspec import Struct
@@ -95,6 +96,8 @@ class StageWorkers:
         self._taken.update(group)
 
     def choose(self, model: str, stage: Stage, leader: str) -> str:
+        if self._is_anywhere:
+            return leader
         able = holders(self._state, model, stage)
         if leader in able:
             return leader
@@ -105,6 +108,11 @@ class StageWorkers:
         best = min(fits, key=lambda w: (len(w.queue) + self._chosen.get(w.worker_id, 0), w.node != node, w.worker_id))
         self._chosen[best.worker_id] = self._chosen.get(best.worker_id, 0) + 1
         return best.worker_id
+
+    @cached_property
+    def _is_anywhere(self) -> bool:
+        """No worker has said where its stages are."""
+        return not any(w.resident or w.displaced for w in self._state.workers.values())
 
     def _denoises(self, worker_id: str) -> bool:
         """A short stage would wait for a long one there; loading it beside the denoiser takes less."""

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from genserve.domain.cluster import ClusterState
 from genserve.domain.plan import Plan
 from genserve.planners.interface import Policy
-from genserve.planners.realise import Style, Target, plan_for
+from genserve.planners.nodes import Target
+from genserve.planners.realise import Style, plan_for
 from genserve.planners.view import Task, View
 
 

@@ -19,7 +19,8 @@ from genserve.domain.plan import Plan, Waiting
 from genserve.planners.batching import join_in_order
 from genserve.planners.edf_best_fit import with_timer
 from genserve.planners.interface import Policy
-from genserve.planners.realise import Style, Target, plan_for
+from genserve.planners.nodes import Target
+from genserve.planners.realise import Style, plan_for
 from genserve.planners.view import Task, View
 
 MAX_CANDIDATES = 4

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -43,7 +44,7 @@ class Planner(Protocol):
         """What to do at ``state.clock_us``."""
 
 
-class Policy(Struct, frozen=True):
+class Policy(Struct, frozen=True, dict=True):
     """A planner whose fields are its parameters and which remembers nothing; others override the latter."""
 
     title: ClassVar[str] = ""
@@ -52,7 +53,7 @@ class Policy(Struct, frozen=True):
     def name(self) -> str:
         return self.title
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Over name and parameters: two planners with equal digests decide alike."""
         content = msgspec.json.encode((self.title, self.parameters()), order="deterministic")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from genserve.domain import events as e
 from genserve.domain.ids import REQUEST_STREAM
 from genserve.domain.request import Shape
-from genserve.planners.view import View, profile_of
+from genserve.planners.view import View
 
 WINDOW_US = 120_000_000
 ADMISSION_WINDOW_US = 300_000_000
@@ -104,10 +104,10 @@ def _settled(memory: Memory, aged: frozenset[str], bought: frozenset[str], spent
     return replace(memory, aged=aged, bought=bought, earned_for_us=earned, since_us=now_us, spent_us=spent_us)
 
 
-class Arrivals(NamedTuple):
-    """A class still to come: arrivals per microsecond, GPU time of one on one GPU, and its relative deadline."""
+class Arrivals(Struct, frozen=True, gc=False):
+    """A class still to come: GPUs that it keeps busy, GPU time of one on one GPU, and its relative deadline."""
 
-    per_us: float
+    load: float
     cost_us: float
     allowance_us: int
 
@@ -119,8 +119,7 @@ def forecast_classes(memory: Memory, view: View, *, window_us: int = WINDOW_US) 
     for key, seen in memory.seen.items():
         recent = len(seen.times) - bisect_left(seen.times, view.now_us - window_us)
         if recent:
-            profile = profile_of(view.state.costs, key.model, key.shape)
-            pace = view.class_pace(key.model, key.shape)
+            profile, pace = view.class_of(key.model, key.shape)
             cost = key.steps * profile.step_us[1] * pace + profile.decode_us + profile.encode_us
-            classes.append(Arrivals(recent / watched_us, cost, seen.allowance_us))
+            classes.append(Arrivals(recent / watched_us * cost, cost, seen.allowance_us))
     return sorted(classes, key=lambda c: (c.cost_us, c.allowance_us))

@@ -8,25 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from genserve.planners.view import Task, View
 
 
-class Nodes:
-    """Rooms are GPUs not yet promised to anyone; what is bound or runs unchanged has its own already."""
+class Target(Struct):
+    """A width for a task. ``is_urgent``: others may be interrupted for it, up to ``need``.
 
-    def __init__(self, view: View, widths: Sequence[tuple[Task, int]]) -> None:
+    ``node`` is where it is to run, "" as long as that is open.
+    """
+
+    task: Task
+    degree: int
+    need: int
+    reason: str
+    is_urgent: bool = False
+    node: str = ""
+
+
+class Nodes:
+    """Sets the targets' nodes, and their widths to 0 where there is no room.
+
+    Rooms are GPUs not yet promised to anyone; what is bound or runs unchanged has its own already.
+    """
+
+    def __init__(self, view: View, targets: Sequence[Target]) -> None:
         self.view = view
-        self.home: dict[str, str] = {}
-        self.width = {t.request_id: w for t, w in widths}
+        self.targets = targets
         self.room = {node: len(members) for node, members in view.nodes.items()}
-        self._singles: dict[str, list[Task]] = {node: [] for node in view.nodes}
         for task in view.tasks:
             if task.is_bound:
                 self._deduct_bound(task)
-        movers = [(t, w) for t, w in widths if not self._stays(t, w)]
-        order = {t.request_id: i for i, (t, _) in enumerate(widths)}
-        for task, width in sorted(movers, key=lambda m: (-m[1], order[m[0].request_id])):
-            self._settle(task, width)
+        movers = [t for t in targets if not self._stays(t)]
+        for target in sorted(movers, key=lambda t: -t.degree):
+            self._settle(target)
 
     def _deduct_bound(self, task: Task) -> None:
         for segment_id in task.request.segments[:2]:
@@ -35,35 +51,27 @@ class Nodes:
                 self.room[self.view.node_of[segment.leader]] -= task.degree
                 return
 
-    def _node(self, task: Task) -> str:
-        if task.running is not None:
-            return self.view.node_of[task.running.leader]
-        return self.view.node_of.get(task.request.home, "")
-
-    def _stays(self, task: Task, width: int) -> bool:
-        if task.running is None or task.is_stopping or width > task.degree:
+    def _stays(self, target: Target) -> bool:
+        task = target.task
+        if task.running is None or task.is_stopping or target.degree > task.degree:
             return False
-        self._put(task, self._node(task), width)
+        self._put(target, task.node)
         return True
 
-    def _put(self, task: Task, node: str, width: int) -> None:
-        self.home[task.request_id] = node
-        self.width[task.request_id] = width
-        self.room[node] -= width
-        if width == 1:
-            self._singles[node].append(task)
+    def _put(self, target: Target, node: str) -> None:
+        target.node = node
+        self.room[node] -= target.degree
 
-    def _settle(self, task: Task, width: int) -> None:
-        while width >= 1:
-            node = self._find(task, width)
+    def _settle(self, target: Target) -> None:
+        while target.degree >= 1:
+            node = self._find(target.task, target.degree)
             if node:
-                self._put(task, node, width)
+                self._put(target, node)
                 return
-            width = max((k for k in task.degrees if k <= width // 2), default=0)
-        self.width[task.request_id] = 0
+            target.degree = max((k for k in target.task.degrees if k <= target.degree // 2), default=0)
 
     def _find(self, task: Task, width: int) -> str:
-        own = self._node(task)
+        own = task.node or self.view.node_of.get(task.request.home, "")
         if own and self.room[own] >= width:
             return own
         fits = [n for n, room in self.room.items() if room >= width]
@@ -73,13 +81,16 @@ class Nodes:
 
     def _make_room(self, width: int) -> str:
         """Move single-GPU tasks out of the node that then has the room, fewest moves first."""
-        node = max(self.room, key=lambda n: (self.room[n] + len(self._singles[n]), n))
+        singles: dict[str, list[Target]] = {node: [] for node in self.room}
+        for target in self.targets:
+            if target.degree == 1 and target.node:
+                singles[target.node].append(target)
+        node = max(self.room, key=lambda n: (self.room[n] + len(singles[n]), n))
         need = width - self.room[node]
-        if len(self._singles[node]) < need or sum(max(0, r) for n, r in self.room.items() if n != node) < need:
+        if len(singles[node]) < need or sum(max(0, r) for n, r in self.room.items() if n != node) < need:
             return ""
-        for task in sorted(self._singles[node], key=lambda t: t.key)[-need:]:
-            self._singles[node].remove(task)
+        for target in sorted(singles[node], key=lambda t: t.task.key)[-need:]:
             self.room[node] += 1
             other = min((n for n, r in self.room.items() if r >= 1 and n != node), key=lambda n: (self.room[n], n))
-            self._put(task, other, 1)
+            self._put(target, other)
         return node

@@ -7,7 +7,7 @@ wide groups possible.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from genserve.domain.placement import holders, is_placed, places
 from genserve.domain.request import Stage
@@ -93,7 +93,7 @@ class Places:
             able = find(self._state, model, Stage.DENOISE)
             yield {node: [w for w in free if w in able] for node, free in self.free.items()}
 
-    def _choose(self, usable: list[str], members: list[str], degree: int, home: str) -> tuple[str, ...] | None:
+    def _choose(self, usable: list[str], members: Sequence[str], degree: int, home: str) -> tuple[str, ...] | None:
         free = set(usable)
         if degree == 1 and home in free:
             return (home,)
@@ -108,7 +108,7 @@ class Places:
             block = tuple(order[:degree])
         return block if home not in block else (home, *(w for w in block if w != home))
 
-    def _spoils(self, members: list[str], block: tuple[str, ...], free: set[str]) -> int:
+    def _spoils(self, members: Sequence[str], block: tuple[str, ...], free: set[str]) -> int:
         """How large a free block would be broken up."""
         width, size = len(block), len(members)
         start = members.index(block[0])

@@ -14,20 +14,11 @@ from genserve.domain.estimate import boundary_us
 from genserve.domain.placement import lead_us
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.planners.assign import SegmentIds, chain
-from genserve.planners.nodes import Nodes
+from genserve.planners.layout import power_of_two
+from genserve.planners.nodes import Nodes, Target
 from genserve.planners.place import Places
 from genserve.planners.victims import choose_victims, find_near_video
-from genserve.planners.view import Task, View, power_of_two
-
-
-class Target(Struct):
-    """A width for a task. ``is_urgent``: others may be interrupted for it, up to ``need``."""
-
-    task: Task
-    degree: int
-    need: int
-    reason: str
-    is_urgent: bool = False
+from genserve.planners.view import Task, View
 
 
 class Style(Struct, frozen=True):
@@ -54,7 +45,7 @@ class Realisation:
         self.style = style
         self.targets = targets
         self._settle_nodes()
-        self.wanted = {t.task.request_id: t.degree for t in self.targets}
+        self.wanted = {t.task.request_id: t for t in self.targets}
         self.places = Places(view, aligned_only=style.aligned_only)
         self.ids = SegmentIds(view.state)
         self.actions: list[AnyAction] = []
@@ -64,34 +55,34 @@ class Realisation:
 
     def _settle_nodes(self) -> None:
         """With several nodes, give each target one, at half its width where it fits nowhere."""
-        self.node: dict[str, str] = {}
-        if len(self.view.nodes) < 2:
-            return
-        nodes = Nodes(self.view, [(t.task, t.degree) for t in self.targets])
-        self.node = nodes.home
-        for target in self.targets:
-            target.degree = nodes.width[target.task.request_id]
-        self.targets = [t for t in self.targets if t.degree]
+        if len(self.view.nodes) > 1:
+            Nodes(self.view, self.targets)
+            self.targets = [t for t in self.targets if t.degree]
 
     def actions_taken(self) -> list[AnyAction]:
         targets: dict[str, list[Target]] = {node: [] for node in self.view.nodes}
-        tasks: dict[str, list[Task]] = {node: [] for node in self.view.nodes}
         only = next(iter(self.view.nodes), "")
         for target in self.targets:
-            targets[self.node.get(target.task.request_id, only)].append(target)
-        for task in self.view.tasks:
-            if task.running is not None:
-                tasks[self.view.node_of[task.running.leader]].append(task)
-        for node in self.view.nodes:
-            if targets[node] or tasks[node]:
-                self._realise(node, targets[node], tasks[node])
+            targets[target.node or only].append(target)
+        for node, here in targets.items():
+            if self.style.is_eager or not all(map(_is_content, here)):
+                self._realise(node, here)
         return self.actions
 
-    def _realise(self, node: str, targets: Sequence[Target], tasks: Sequence[Task]) -> None:
-        """Step by step on one node: room, starts, stops, images that cannot wait, who follows a stop, growth."""
+    def _realise(self, node: str, targets: Sequence[Target]) -> None:
+        """On one node: first whoever lacks GPUs, then growth into what is left."""
         waiting = [t for t in targets if t.task.is_idle]
+        lack = self._lack(targets, waiting)
+        if lack or self.style.is_eager or any(t.task.is_stopping for t in targets):
+            self._make_room(node, waiting, lack)
+        if self.style.may_grow:
+            self._grow(targets, node)
+
+    def _make_room(self, node: str, waiting: Sequence[Target], lack: int) -> None:
+        """Step by step: room, starts, stops, images that cannot wait, who follows a stop."""
+        tasks = [t for t in self.view.tasks if t.running is not None and t.node == node]
         coming = self._coming(tasks, node)
-        missing = self.view.gpus if self.style.is_eager else self._missing(targets, waiting, node) - coming
+        missing = self.view.gpus if self.style.is_eager else lack - self.places.room(node) - coming
         wanted = {t.request_id: self._wanted_here(t, node) for t in tasks}
         victims = choose_victims(missing, tasks, wanted, may_pause=self.style.may_pause)
         stopping = [*victims, *(t for t in tasks if t.is_stopping)]
@@ -104,13 +95,10 @@ class Realisation:
         if self.style.image_exception and self.style.may_pause:
             gone += self._hurry_images(short, tasks, stopping)
         self._follow(short, gone, room_us, node)
-        if self.style.may_grow:
-            self._grow(targets, node)
 
     def _wanted_here(self, task: Task, node: str) -> int:
-        if self.node.get(task.request_id, node) != node:
-            return 0
-        return self.wanted.get(task.request_id, 0)
+        target = self.wanted.get(task.request_id)
+        return target.degree if target is not None and target.node in (node, "") else 0
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,8 +111,8 @@ class Realisation:
     def _freed(self, task: Task) -> int:
         return sum(w not in self.view.held for w in task.running.workers) if task.running else 0
 
-    def _missing(self, targets: Sequence[Target], waiting: Sequence[Target], node: str) -> int:
-        """GPUs that targets lack beyond those that are free now."""
+    def _lack(self, targets: Sequence[Target], waiting: Sequence[Target]) -> int:
+        """GPUs that waiting and urgent targets have less than they want."""
         lack = sum(t.degree for t in waiting)
         if self.style.forced_room:
             lack += sum(
@@ -132,7 +120,7 @@ class Realisation:
                 for t in targets
                 if t.is_urgent and t.task.running is not None and not t.task.is_stopping
             )
-        return lack - self.places.room(node)
+        return lack
 
     def _flag(self, task: Task, reason: str) -> None:
         assert task.running is not None
@@ -224,7 +212,7 @@ class Realisation:
             t
             for t in targets
             if t.task.running is not None
-            and self.view.node_of[t.task.running.leader] == node
+            and t.task.node == node
             and not t.task.is_stopping
             and t.degree > t.task.degree
             and t.task.request_id not in flagged
@@ -248,6 +236,12 @@ class Realisation:
             self._flag(task, f"grows to {degree}")
 
 
+def _is_content(target: Target) -> bool:
+    """Whether it goes on and needs no more GPUs: nobody gives way on a node where all are content."""
+    task = target.task
+    return task.running is not None and not task.is_stopping and target.degree <= task.degree
+
+
 def _useful(task: Task, degree: int) -> int:
     """The largest degree worth having that is not above ``degree``."""
     return max((k for k in task.degrees if k <= degree), default=1)
@@ -259,13 +253,17 @@ def plan_for(
     """The plan that moves the cluster towards the targets; idle tasks that get nothing are told why."""
     actions = Realisation(view, targets, style).actions_taken()
     started = {r for a in actions if isinstance(a, Start) for r in a.request_ids}
-    reasons = {w.request_id: w for w in waiting}
+    left = [t.request_id for t in view.tasks if t.is_idle and t.request_id not in started]
+    told = _explain(left, targets, waiting) if left else ()
+    return Plan(tuple(_ordered(actions)), told, note or ("" if actions else "nothing to change"))
+
+
+def _explain(left: Sequence[str], targets: Sequence[Target], waiting: Sequence[Waiting]) -> tuple[Waiting, ...]:
+    reasons = {w.request_id: w.reason for w in waiting}
     for target in targets:
         for request in target.task.requests:
-            reasons.setdefault(request.request_id, Waiting(request.request_id, f"{target.reason}; GPUs are busy"))
-    left = [t.request_id for t in view.tasks if t.is_idle and t.request_id not in started]
-    told = tuple(reasons.get(r) or Waiting(r, "no GPU left for it") for r in left)
-    return Plan(tuple(_ordered(actions)), told, note or ("" if actions else "nothing to change"))
+            reasons.setdefault(request.request_id, f"{target.reason}; GPUs are busy")
+    return tuple(Waiting(r, reasons.get(r, "no GPU left for it")) for r in left)
 
 
 def _ordered(actions: Sequence[AnyAction]) -> list[AnyAction]:

@@ -17,7 +17,8 @@ from genserve.planners.batching import may_share, share_steps
 from genserve.planners.interface import Policy
 from genserve.planners.memory import AGED, AHEAD, BOUGHT, Arrivals, Memory, forecast_classes, remember
 from genserve.planners.need import MARGIN_US, find_need
-from genserve.planners.realise import Style, Target, plan_for
+from genserve.planners.nodes import Target
+from genserve.planners.realise import Style, plan_for
 from genserve.planners.view import Task, View, by_key
 
 AGE_FACTOR = 6
@@ -86,7 +87,6 @@ class _Decision:
 
     def plan(self) -> Plan:
         for task in self.open:
-            self._limit(task)
             if not self._find_need(task) and self.parts.admitted:
                 self._promise(task)
         saved, given_up = self._choose()
@@ -101,11 +101,10 @@ class _Decision:
     # ── 1. budget and need ───────────────────────────────────────────────────────────────────────────────
 
     def _find_need(self, task: Task) -> int:
-        return find_need(task, self.view, margin_us=self.parts.margin_us, priced=self.parts.need_test)
-
-    def _limit(self, task: Task) -> None:
-        if not self.parts.sp or (task.is_image and not self.parts.image_sp):
+        parts = self.parts
+        if not parts.sp or (task.is_image and not parts.image_sp):
             task.degrees = task.degrees[:1]
+        return find_need(task, self.view, margin_us=parts.margin_us, priced=parts.need_test)
 
     def _promise(self, task: Task) -> None:
         """An admitted request that became late gets half its allowance more and can't be given up from then on."""
@@ -144,7 +143,8 @@ class _Decision:
         for task in able:
             due += task.work
             if task.request_id not in self.promised:
-                heapq.heappush(heap, (-task.work / task.size, task.request_id, task.size))
+                size = task.size
+                heapq.heappush(heap, (-task.work / size, task.request_id, size))
             horizon = task.deadline_us - self.view.now_us
             while heap and due > self._capacity(horizon, classes, -heap[0][0]):
                 work, request_id, size = heapq.heappop(heap)
@@ -158,7 +158,7 @@ class _Decision:
         capacity = self.view.gpus * horizon_us - self.view.bound_us(horizon_us)
         for kind in classes:
             if kind.cost_us < largest_us and kind.allowance_us < horizon_us:
-                capacity -= kind.per_us * kind.cost_us * (horizon_us - kind.allowance_us)
+                capacity -= kind.load * (horizon_us - kind.allowance_us)
         return capacity
 
     def _together(self, tasks: list[Task]) -> list[Task]:
@@ -178,7 +178,6 @@ class _Decision:
 
     def _is_sound(self, batch: Task) -> bool:
         """Find a batch's need: those that can be saved alone must be saved together, the price of a resume included."""
-        self._limit(batch)
         return bool(self._find_need(batch)) or not batch.members[0].need
 
     # ── 3. ageing credit ─────────────────────────────────────────────────────────────────────────────────
@@ -238,7 +237,9 @@ class _Decision:
         return targets
 
     def _fit(self, task: Task, degree: int) -> int:
-        return max((k for k in task.degrees if k <= min(degree, self.left)), default=0)
+        if degree <= self.left:
+            return degree
+        return max((k for k in task.degrees if k <= self.left), default=0)
 
     def _target(self, task: Task, degree: int, need: int, reason: str, *, is_urgent: bool = False) -> Target:
         self.left -= degree
@@ -247,9 +248,10 @@ class _Decision:
     # ── 5. expand into idle GPUs ─────────────────────────────────────────────────────────────────────────
 
     def _expand(self, targets: list[Target], given_up: list[Task], late: list[Task]) -> list[Target]:
-        self._widen(targets, floor=0.9)
         taken = {t.task.request_id for t in targets}
         given_up, late = ([t for t in tasks if t.request_id not in taken] for tasks in (given_up, late))
+        if given_up or late:
+            self._widen(targets, floor=0.9)
         for task in sorted(self._together(given_up), key=lambda t: (t.work, t.request_id)):
             if width := self._fit(task, task.need):
                 targets.append(self._target(task, width, task.need, "given up for now, on idle GPUs"))
@@ -287,7 +289,8 @@ class _Decision:
 
     def _tell(self, targets: list[Target], given_up: list[Task], late: list[Task]) -> None:
         """Why each idle request without a target waits. The first reason told of a request wins."""
-        known = {r.request_id for t in targets for r in t.task.requests} | {w.request_id for w in self.told}
+        known = {r.request_id for t in targets if t.task.is_idle for r in t.task.requests}
+        known.update(w.request_id for w in self.told)
         reasons = {t.request_id: "given up for now: others need its GPU time" for t in given_up}
         reasons |= {t.request_id: "late at any degree" for t in late}
         for task in self.open:

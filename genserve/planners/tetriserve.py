@@ -22,7 +22,8 @@ from genserve.domain.events import PlanDecided, Recorded
 from genserve.domain.plan import Plan, Start, Waiting
 from genserve.domain.request import Stage
 from genserve.planners.interface import Policy
-from genserve.planners.realise import Style, Target, plan_for
+from genserve.planners.nodes import Target
+from genserve.planners.realise import Style, plan_for
 from genserve.planners.view import Task, View
 
 PER_GPU = 1e-6

@@ -41,8 +41,8 @@ class _Check:
     def __init__(self, state: ClusterState) -> None:
         self.state = state
         self.faults: list[str] = []
-        self.queues = {w.worker_id: list(w.queue) for w in state.workers.values()}
-        self.yielding = {s.segment_id for s in state.segments.values() if s.yielding}
+        self.queues: dict[str, tuple[str, ...]] = {}
+        self.yielding: set[str] = set()
         self.expected: dict[str, tuple[Stage, int | None]] = {}
         self.started: dict[str, Start] = {}
 
@@ -113,14 +113,14 @@ class _Check:
         if len({self.state.workers[w].node for w in known}) > 1:
             self.fault(f"{name}: the group {start.workers} crosses nodes")
         for worker_id in known:
-            queue = self.queues[worker_id]
-            if queue and not start.after and not self._may_queue(worker_id):
+            queue = self.queues.get(worker_id, self.state.workers[worker_id].queue)
+            if queue and not start.after and not self._may_queue_behind(queue):
                 self.fault(f"{name}: {worker_id} is busy with {queue[-1]}")
-            queue.append(start.segment_id)
+            self.queues[worker_id] = (*queue, start.segment_id)
 
-    def _may_queue(self, worker_id: str) -> bool:
+    def _may_queue_behind(self, queue: tuple[str, ...]) -> bool:
         """Where stages have places of their own, others may line up behind encodes and decodes, which are short."""
-        found = (self.state.segments.get(s) or self.started[s] for s in self.queues[worker_id])
+        found = (self.state.segments.get(s) or self.started[s] for s in queue)
         return is_placed(self.state) and all(segment.stage is not Stage.DENOISE for segment in found)
 
     def _check_after(self, name: str, start: Start) -> None:
@@ -144,7 +144,7 @@ class _Check:
     def _position(self, request: Request) -> tuple[Stage, int | None]:
         """Where the request will be when its queued segments have run."""
         live = [self.state.segments[s] for s in request.segments if s in self.state.segments]
-        if any(s.segment_id in self.yielding for s in live):
+        if any(s.yielding or s.segment_id in self.yielding for s in live):
             return request.stage, None
         if not live:
             return request.stage, request.step

@@ -11,10 +11,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from genserve.domain.cluster import ClusterState, Request, Segment, Worker
+from genserve.domain.cluster import ClusterState, Request, Segment
 from genserve.domain.costs import CostTable
-from genserve.domain.placement import denoisers, ending, is_free
+from genserve.domain.placement import ending, is_free
 from genserve.domain.request import Media, Shape, Stage, Status
+from genserve.planners.layout import layout_of
 
 
 class Profile(NamedTuple):
@@ -48,16 +49,16 @@ class Task:
     """A live request, or a batch of several, as a planner sees it.
 
     ``members`` are the tasks of a batch, () for a single request; a batch goes by the request of one of them.
-    ``running`` is its denoising segment, ``degree`` that segment's width (0 if it doesn't run), ``last`` the width it
-    last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for encode or decode, or it is
-    stopping; it can't be interrupted and needs no decision now. ``deadline_us`` is when its pixels have to exist, so
-    that the result is stored in time.
+    ``running`` is its denoising segment, ``node`` and ``degree`` that segment's place and width ("" and 0 if it doesn't
+    run), ``last`` the width it last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for
+    encode or decode, or it is stopping; it can't be interrupted and needs no decision now. ``deadline_us`` is when its
+    pixels have to exist, so that the result is stored in time.
     """
 
     __slots__ = (
         "arrival_us", "boundary_us", "deadline_us", "decode_us", "degree", "degrees", "encode_us", "growth", "is_bound",
-        "is_idle", "is_image", "is_stopping", "key", "last", "members", "need", "pace", "request", "request_id",
-        "running", "steps", "tau", "was_paused", "work",
+        "is_idle", "is_stopping", "key", "last", "members", "need", "node", "pace", "request", "request_id", "running",
+        "steps", "tau", "work",
     )  # fmt: skip
 
     def __init__(self, request: Request, profile: Profile, pace: float, largest: int) -> None:
@@ -67,7 +68,6 @@ class Task:
         self.members: tuple[Task, ...] = ()
         self.deadline_us = spec.deadline_us - profile.store_us
         self.arrival_us = spec.arrival_us
-        self.is_image = spec.media is Media.IMAGE
         self.degrees = profile.degrees if profile.degrees[-1] <= largest else _within(profile.degrees, largest)
         self.tau = profile.step_us
         self.growth = profile.growth
@@ -76,8 +76,8 @@ class Task:
         self.decode_us = profile.decode_us
         self.steps = 0.0 if request.stage is Stage.DECODE else float(spec.steps - request.step)
         self.last = request.degree
-        self.was_paused = request.status is Status.PAUSED
         self.running: Segment | None = None
+        self.node = ""
         self.degree = 0
         self.boundary_us = 0.0
         self.is_bound = False
@@ -88,13 +88,21 @@ class Task:
         self.key = (spec.deadline_us, spec.request_id)
 
     @property
+    def is_image(self) -> bool:
+        return self.request.spec.media is Media.IMAGE
+
+    @property
+    def was_paused(self) -> bool:
+        return self.request.status is Status.PAUSED
+
+    @property
     def size(self) -> int:
         """How many requests it is."""
         return len(self.members) or 1
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        return tuple(m.request for m in self.members) or (self.request,)
+        return tuple(m.request for m in self.members) if self.members else (self.request,)
 
     @property
     def parts(self) -> tuple[Task, ...]:
@@ -138,27 +146,34 @@ class View:
         self.state = state
         self.now_us = float(state.clock_us)
         self.prices = state.costs.prices
-        self.nodes: dict[str, list[str]] = {}
-        self.node_of: dict[str, str] = {}
-        self.free: dict[str, list[str]] = {}
+        self.able, self.node_of, self.nodes, self.largest = layout_of(state)
         self.ending: dict[str, str] = {}
-        self.able = denoisers(state)
-        for worker in sorted(state.workers.values(), key=_by_place):
-            self.node_of[worker.worker_id] = worker.node
-            if worker.worker_id not in self.able:
-                continue
-            self.nodes.setdefault(worker.node, []).append(worker.worker_id)
-            last = "" if (is_idle := is_free(state, worker)) else ending(state, worker)
-            if last:
-                self.ending[worker.worker_id] = last
-            if is_idle or last:
-                self.free.setdefault(worker.node, []).append(worker.worker_id)
+        self.free = self._free()
         self.gpus = len(self.able)
-        self.largest = power_of_two(max((len(m) for m in self.nodes.values()), default=1))
-        self._paces: dict[tuple[str, Shape], float] = {}
+        self._classes: dict[tuple[str, Shape], tuple[Profile, float]] = {}
         self._bound: list[float] = []
         self.held: set[str] = set()
         self.tasks = self._tasks()
+        self._all_bound_us = sum(self._bound)
+        self._longest_bound_us = max(self._bound, default=0.0)
+
+    def _free(self) -> dict[str, list[str]]:
+        """By node. Nobody who denoises is about to be free where nobody has measured a dispatch."""
+        state, denoise = self.state, Stage.DENOISE
+        segments = () if state.dispatch_us else state.segments.values()
+        busy = {w for s in segments if s.stage is denoise for w in s.workers}
+        found = {node: [w for w in ids if w not in busy and self._is_free(w)] for node, ids in self.nodes.items()}
+        return {node: free for node, free in found.items() if free}
+
+    def _is_free(self, worker_id: str) -> bool:
+        """Now or soon: then it is told behind what."""
+        worker = self.state.workers[worker_id]
+        if is_free(self.state, worker):
+            return True
+        last = ending(self.state, worker)
+        if last:
+            self.ending[worker_id] = last
+        return bool(last)
 
     @property
     def free_count(self) -> int:
@@ -176,6 +191,8 @@ class View:
     def bound_us(self, horizon_us: float) -> float:
         """GPU time within the horizon that is bound to what cannot be interrupted: a decode that outlasts it counts
         only up to there."""
+        if self._longest_bound_us <= horizon_us:
+            return self._all_bound_us
         return sum(left if left < horizon_us else horizon_us for left in self._bound)
 
     def together(self, members: Sequence[Task]) -> Task:
@@ -199,9 +216,9 @@ class View:
         tasks: list[Task] = []
         chains: dict[str, list[Task]] = {}
         for request in self.state.requests.values():
-            if not _is_schedulable(request):
+            if request.status is Status.FINISHING or request.cancelling or request.fatal:
                 continue
-            task = self._task(request)
+            task = self.task(request)
             if request.segments:
                 chains.setdefault(request.segments[-1], []).append(task)
             else:
@@ -213,22 +230,24 @@ class View:
         tasks.sort(key=by_key)
         return tasks
 
-    def _task(self, request: Request) -> Task:
-        spec = request.spec
-        return Task(request, profile_of(self.state.costs, spec.model, spec.shape), self._pace(request), self.largest)
+    def task(self, request: Request) -> Task:
+        """A request by itself, as if it ran nowhere."""
+        profile, pace = self.class_of(request.spec.model, request.spec.shape)
+        own = request.pace_permille
+        return Task(request, profile, own / 1000 if own else pace, self.largest)
 
     def _place(self, task: Task) -> None:
         """Where it runs, and how far the step in flight has come."""
         request, segments = task.request, self.state.segments
-        live = [segments[s] for s in request.segments if s in segments]
-        head = live[0] if live else None
-        if head is None or head.stage is not Stage.DENOISE or not head.is_running or self._is_ending(head):
-            self._bind(task, live)
+        head = segments[request.segments[0]]
+        if head.stage is not Stage.DENOISE or not head.is_running or (self.ending and self._is_ending(head)):
+            self._bind(task, [segments[s] for s in request.segments])
             return
         task.running = head
+        task.node = self.node_of[head.leader]
         task.degree = head.degree
         task.is_stopping = head.yielding
-        period = task.step_us(head.degree) if len(head.request_ids) == 1 else self._batch_step_us(task, head)
+        period = task.step_us(task.degree) if len(head.request_ids) == 1 else self._batch_step_us(task, head)
         passed = max(0.0, self.now_us - head.boundary_us) / period
         done = min(passed, head.to_step - request.step - 0.001)
         task.steps = max(0.0, task.steps - done)
@@ -240,7 +259,7 @@ class View:
 
     def _is_ending(self, segment: Segment) -> bool:
         """Whether some of its GPUs are about to be free: then it has done its steps, but for what the log will tell."""
-        return any(w in self.ending for w in segment.workers)
+        return not self.ending.keys().isdisjoint(segment.workers)
 
     def _bind(self, task: Task, live: list[Segment]) -> None:
         """In encode or decode, or queued behind something: left alone. Its GPUs, if they are any, count as taken."""
@@ -254,27 +273,15 @@ class View:
         group = last.workers if denoise is None else denoise.workers
         self.held.update(w for w in group if self.is_taken(w))
 
-    def _pace(self, request: Request) -> float:
-        if request.pace_permille:
-            return request.pace_permille / 1000
-        return self.class_pace(request.spec.model, request.spec.shape)
-
-    def class_pace(self, model: str, shape: Shape) -> float:
-        """Measured over estimated step time of a class; 1 before anything was measured."""
+    def class_of(self, model: str, shape: Shape) -> tuple[Profile, float]:
+        """A class's profile and its pace: measured over estimated step time, 1 before anything was measured."""
         key = (model, shape)
-        pace = self._paces.get(key)
-        if pace is None:
-            found = self.state.pace.get(f"{model}/{shape}")
-            pace = self._paces[key] = found.permille / 1000 if found else 1.0
-        return pace
-
-
-def _is_schedulable(request: Request) -> bool:
-    return request.status is not Status.FINISHING and not request.cancelling and not request.fatal
-
-
-def _by_place(worker: Worker) -> tuple[str, str]:
-    return worker.node, worker.worker_id
+        found = self._classes.get(key)
+        if found is None:
+            pace = self.state.pace.get(f"{model}/{shape}")
+            found = profile_of(self.state.costs, model, shape), pace.permille / 1000 if pace else 1.0
+            self._classes[key] = found
+        return found
 
 
 def by_key(task: Task) -> tuple[int, str]:
@@ -284,8 +291,3 @@ def by_key(task: Task) -> tuple[int, str]:
 def _by_progress(task: Task) -> tuple[int, int, tuple[int, str]]:
     """Furthest first: fewest segments to come, then most steps done."""
     return len(task.request.segments), -task.request.step, task.key
-
-
-def power_of_two(count: int) -> int:
-    """The largest power of two not above ``count``; 0 for none."""
-    return 1 << (count.bit_length() - 1) if count > 0 else 0

@@ -45,7 +45,7 @@ def settle_undecided(state: ClusterState, memory: Any, admission: Admission | No
 
 def next_verdict_us(state: ClusterState) -> int:
     """When the first open verdict is due; 0 for none."""
-    return min((u.verdict_by_us for u in (state.undecided or {}).values()), default=0)
+    return min(u.verdict_by_us for u in state.undecided.values()) if state.undecided else 0
 
 
 def _calls(waiting: Iterable[Undecided]) -> list[list[Undecided]]:

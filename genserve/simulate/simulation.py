@@ -127,8 +127,10 @@ class Simulation:
     def _observe(self, batch: list[e.Recorded]) -> list[tuple[str, e.AnyEvent]]:
         answers = self.loop.observe(batch, self.now_us)
         self.fleet.state = self.loop.state
-        if any(type(r.event) in _LOSSES for r in batch):
-            self.fleet.resync(self.loop.state)
+        for recorded in batch:
+            if type(recorded.event) in _LOSSES:
+                self.fleet.resync(self.loop.state)
+                break
         return answers
 
     def _record(self, said: Iterable[tuple[str, e.AnyEvent]]) -> list[e.Recorded]:
@@ -161,7 +163,7 @@ class Simulation:
             self.agenda.put(wake_us, lambda: None)
 
 
-_LOSSES = (e.WorkerLost, e.WorkerJoined, e.ActionRefused, e.AttemptFailed)
+_LOSSES = frozenset((e.WorkerLost, e.WorkerJoined, e.ActionRefused, e.AttemptFailed))
 
 
 class Run(Struct, frozen=True):
