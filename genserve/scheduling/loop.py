@@ -69,6 +69,7 @@ class Loop:
         self.memory = planner.begin() if memory is None else memory
         self._planned_wake_us = 0
         self._counted: frozenset[str] = frozenset()
+        self._ends: tuple[ClusterState, dict[str, int]] = self.state, endings(self.state)
         self._admission = admission
         self._dispatcher = dispatcher
         self._digest = digest
@@ -86,7 +87,13 @@ class Loop:
         """Of those workers that did not count as ending in the last decision."""
         if not any(r.is_idle for r in self.state.requests.values()):
             return 0
-        return min((at_us for last, at_us in endings(self.state).items() if last not in self._counted), default=0)
+        return min((at_us for last, at_us in self._endings().items() if last not in self._counted), default=0)
+
+    def _endings(self) -> dict[str, int]:
+        """Worked out once for each state."""
+        if self._ends[0] is not self.state:
+            self._ends = self.state, endings(self.state)
+        return self._ends[1]
 
     def observe(self, batch: Sequence[e.Recorded], now_us: int) -> list[tuple[str, e.AnyEvent]]:
         """Fold a committed batch, act on the decisions in it, and answer what follows from it."""
@@ -126,7 +133,7 @@ class Loop:
             return ends
         self._is_due = False
         decided = self.decide(now_us)
-        self._counted = frozenset(s for s, at_us in endings(self.state).items() if at_us <= decided.clock_us)
+        self._counted = frozenset(s for s, at_us in self._endings().items() if at_us <= decided.clock_us)
         self._planned_wake_us = decided.wake_at_us
         return [(SCHEDULER_STREAM, decided)] if decided.actions or decided.waiting else []
 
