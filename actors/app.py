@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import signal
 import uuid
 
 import ray
 from msgspec.structs import replace
-from ray import serve
 
-from actors.framework.ray_runtime import NAMESPACE, RayRuntime
+from actors.framework.ray_cluster import count_gpus, join_cluster, start_cluster, take_name
+from actors.framework.ray_runtime import RayRuntime
 from actors.framework.runtime import Ref, UnreachableError
-from actors.ingress import ingress_app
 from actors.plant import make_scheduler
 from actors.preflight import check_backend, check_settings, check_workers
 from actors.scheduler import NAME
+from actors.serving import Serving
 from actors.watch import Say, watch_once
 from genserve.config import Settings
 from genserve.diffusion.catalog import Catalog
@@ -36,12 +36,15 @@ class Cell:
     def __init__(self, settings: Settings, *, say: Say = lambda _: None) -> None:
         self.settings = _with_costs(settings)
         self._say = say
-        self._runtime = RayRuntime()
+        self._runtime = RayRuntime(settings.cluster.name)
+        self._serving = Serving(self.settings, say)
         self._scheduler: Ref | None = None
+        self._name: object = None
 
     @property
     def url(self) -> str:
-        return f"http://{self.settings.http.host}:{self.settings.http.port}"
+        """Where clients find it, once it has been started."""
+        return self._serving.url
 
     async def start(self) -> None:
         """Bring everything up; returns when requests are accepted and workers have joined.
@@ -50,16 +53,17 @@ class Cell:
         """
         settings = self.settings
         check_settings(settings)
+        self._say("Ray: starting" if not settings.cluster.address else f"Ray: joining {settings.cluster.address}")
+        workers, gpus = self._join() if settings.cluster.address else self._start_ray()
+        await self._make_room()
         self._say(f"database: upgrading {shown(settings.database)}")
         await asyncio.to_thread(upgrade, settings.database)
-        self._say("Ray: starting" if not settings.cluster.address else f"Ray: joining {settings.cluster.address}")
-        workers, gpus = self._start_ray()
         self._say(f"scheduler: recovering the log and greeting {workers} workers, which load their models")
         holder = uuid.uuid4().hex
         self._scheduler = await self._runtime.spawn(NAME, make_scheduler, settings, workers, gpus, holder)
         await self._scheduler.ask("start")
         self._say("Ray Serve: starting the HTTP ingress")
-        await asyncio.to_thread(self._start_serve)
+        await asyncio.to_thread(self._serving.start)
 
     async def watch(self) -> Health:
         """The scheduler's health; asking also makes a restarted scheduler lead again."""
@@ -70,43 +74,44 @@ class Cell:
         return health
 
     async def stop(self) -> None:
-        """Take everything down; requests under way go on from the log at the next start."""
+        """Take down what is this cell's; requests under way go on from the log at the next start."""
         if not ray.is_initialized():
             return
-        await asyncio.to_thread(serve.shutdown)
+        await asyncio.to_thread(self._serving.stop)
         if self._scheduler is not None:
-            names = await self._stop_scheduler(self._scheduler)
-            for name in (NAME, *names):
-                await self._runtime.kill(name)
+            with contextlib.suppress(UnreachableError):
+                await self._scheduler.ask("stop")
+            await self._runtime.kill_all()
         await asyncio.to_thread(ray.shutdown)
 
-    async def _stop_scheduler(self, scheduler: Ref) -> tuple[str, ...]:
-        try:
-            names: tuple[str, ...] = await scheduler.ask("stop")
-        except UnreachableError:
-            return ()
-        return names
+    def _join(self) -> tuple[int, float]:
+        """How many workers there will be, and how many of the cluster's GPUs each one takes."""
+        cluster = self.settings.cluster
+        join_cluster(cluster.address)
+        self._name = take_name(cluster.name)
+        gpus = count_gpus() if cluster.device in ("auto", "cuda") else 0
+        workers = cluster.workers or gpus or LOGICAL_WORKERS
+        check_workers(self.settings, workers)
+        return workers, 1.0 if gpus else 0.0
+
+    async def _make_room(self) -> None:
+        """Remove what a process that was killed left in the cluster; refuse where others are in the way."""
+        left = await self._runtime.names()
+        await asyncio.to_thread(self._serving.check, is_name_ours=bool(left))
+        if left:
+            self._say(f"Ray: removing {len(left)} actors that an earlier start left behind")
+            await asyncio.to_thread(self._serving.remove)
+            await self._runtime.kill_all()
 
     def _start_ray(self) -> tuple[int, float]:
-        """How many workers there will be, and how many of Ray's GPUs each one takes."""
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        """As ``_join``, in a cluster of its own."""
         cluster = self.settings.cluster
-        if cluster.address:
-            _join(cluster.address)
-            workers = cluster.workers or _cluster_gpus() or LOGICAL_WORKERS
-            check_workers(self.settings, workers)
-            return workers, 1.0
         real = _count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or real or LOGICAL_WORKERS
         check_workers(self.settings, workers)
         check_backend(self.settings, gpus=real)
-        ray.init(namespace=NAMESPACE, num_gpus=max(real, workers), include_dashboard=False, log_to_driver=True)
+        start_cluster(gpus=max(real, workers))
         return workers, 1.0
-
-    def _start_serve(self) -> None:
-        http = self.settings.http
-        serve.start(http_options={"host": http.host, "port": http.port})
-        serve.run(ingress_app(self.settings), name="genserve", route_prefix="/")
 
 
 def _with_costs(settings: Settings) -> Settings:
@@ -114,18 +119,6 @@ def _with_costs(settings: Settings) -> Settings:
     if settings.costs is not None:
         return settings
     return replace(settings, costs=find_shipped_costs(Catalog.load(settings.catalog)))
-
-
-def _join(address: str) -> None:
-    try:
-        ray.init(address=address, namespace=NAMESPACE)
-    except (ConnectionError, ValueError) as error:
-        raise Unavailable("cluster_unavailable", f"cannot join the Ray cluster at {address}: {error}") from error
-
-
-def _cluster_gpus() -> int:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("GPU", 0))
 
 
 def _count_gpus() -> int:

@@ -28,7 +28,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         settings = self._settings
         configure_logging(settings)
-        gateway = ClusterGateway(RayRuntime().find(NAME), open_reader(settings.database))
+        gateway = ClusterGateway(RayRuntime(settings.cluster.name).find(NAME), open_reader(settings.database))
         return create_app(gateway, Catalog.load(settings.catalog), settings, clock=lambda: time.time_ns() // 1000)
 
 

@@ -30,7 +30,7 @@ def check_settings(settings: Settings) -> None:
         _check_cluster(settings.cluster.address)
     else:
         _check_checkpoints(settings, catalog)
-    _check_port(settings.http)
+        check_port(settings.http)
 
 
 def check_workers(settings: Settings, workers: int) -> None:
@@ -45,6 +45,15 @@ def check_backend(settings: Settings, *, gpus: int) -> None:
     if not gpus and backend != "ulysses":
         message = f"cluster.parallel_backend: {backend} runs on GPUs only, and there are none; use ulysses"
         raise CallerError("backend_unavailable", message)
+
+
+def check_port(http: Http) -> None:
+    """Ray's proxy would wait for an occupied port, and its reason would be in a file."""
+    try:
+        with socket.create_server((http.host, http.port)):
+            return
+    except OSError as error:
+        raise CallerError("invalid_config", f"cannot listen on {http.host}:{http.port}: {error.strerror}") from error
 
 
 def _check_database(url: str) -> None:
@@ -76,12 +85,3 @@ def _check_checkpoints(settings: Settings, catalog: Catalog) -> None:
     """On this node; those of a cluster that is joined see to theirs themselves."""
     for entry in catalog.models:
         entry.find_checkpoint(settings.models)
-
-
-def _check_port(http: Http) -> None:
-    """Ray's proxy would wait for an occupied port, and its reason would be in a file."""
-    try:
-        with socket.create_server((http.host, http.port)):
-            return
-    except OSError as error:
-        raise CallerError("invalid_config", f"cannot listen on {http.host}:{http.port}: {error.strerror}") from error

@@ -127,8 +127,8 @@ class Scheduler:
             self._starting = asyncio.create_task(self._start())
         await asyncio.shield(self._starting)
 
-    async def stop(self) -> tuple[str, ...]:
-        """Store what waits and give up the journal; the names of the actors that are the caller's to stop."""
+    async def stop(self) -> None:
+        """Store what waits and give up the journal; workers and request actors are the caller's to stop."""
         self._fleet.stop()
         self._pool.stop()
         self._leads = False
@@ -139,7 +139,6 @@ class Scheduler:
         await self._journal.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._translator.close), FLUSH_S)
-        return (*self._fleet.names, *self._pool.names)
 
     async def _start(self) -> None:
         await lead(self._journal, self._holder)

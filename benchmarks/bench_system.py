@@ -169,7 +169,7 @@ def first_step_ms(reader: Any, request_id: str) -> float:
 
 async def measure_activation(folder: Path) -> dict[str, float]:
     """A pooled request actor against a fresh one: time until it answers."""
-    runtime, settings = RayRuntime(), RequestActorSettings(folder, folder)
+    runtime, settings = RayRuntime("bench"), RequestActorSettings(folder, folder)
     fresh, pooled = [], []
     for i in range(ACTIVATIONS):
         began = time.perf_counter()

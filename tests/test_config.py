@@ -40,6 +40,20 @@ def test_a_parallel_backend_that_there_is_not_is_refused() -> None:
         load_settings(None, {"GENSERVE_CLUSTER__PARALLEL_BACKEND": "magic"})
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a\n", "é", "x" * 65])
+def test_a_cells_name_has_letters_digits_hyphens_and_underscores(name: str) -> None:
+    assert load_settings(None, {"GENSERVE_CLUSTER__NAME": "Team_1-b"}).cluster.name == "Team_1-b"
+    with pytest.raises(CallerError, match=r"cluster\.name"):
+        load_settings(None, {"GENSERVE_CLUSTER__NAME": name})
+
+
+@pytest.mark.parametrize("prefix", ["", "images", "/images/", "//", "/a b", "/{x}", "/-", "/a\n"])
+def test_a_route_prefix_is_a_path_that_clients_can_write(prefix: str) -> None:
+    assert load_settings(None, {"GENSERVE_HTTP__ROUTE_PREFIX": "/team/images"}).http.route_prefix == "/team/images"
+    with pytest.raises(CallerError, match=r"http\.route_prefix"):
+        load_settings(None, {"GENSERVE_HTTP__ROUTE_PREFIX": prefix})
+
+
 def test_paths_are_read_from_variables() -> None:
     assert load_settings(None, {"GENSERVE_MODELS_DIR": "/models"}).models == Path("/models")
 

@@ -65,6 +65,10 @@ class LocalRuntime:
     async def kill(self, name: str) -> None:
         self.crash(name, restart=False)
 
+    async def kill_all(self) -> None:
+        while self._lives:
+            self.crash(next(iter(self._lives)), restart=False)
+
     def crash(self, name: str, *, restart: bool = True) -> None:
         """End an actor's life; a supervised one comes back empty, the others are gone for good."""
         life = self._lives.pop(name, None)
@@ -125,6 +129,9 @@ class _Inside:
 
     async def kill(self, name: str) -> None:
         await self._runtime.kill(name)
+
+    async def kill_all(self) -> None:
+        await self._runtime.kill_all()
 
 
 def _make_task(

@@ -1,4 +1,4 @@
-"""Actors as Ray actors: named, detached, restarted for ever; every Ray call of ours but Serve's is here."""
+"""Actors as Ray actors: named, detached, restarted for ever; the cluster itself is in ray_cluster."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.framework.runtime import Ref, UnreachableError
 
-NAMESPACE = "genserve"
 MAX_CALLS = 1_000
 """Calls one actor may have under way; more wait in Ray's queue."""
 
 
 class RayRuntime:
-    """Finds and makes actors in our namespace.
+    """Finds and makes the actors of one cell, in a namespace of their own.
 
     Guarantee: an actor that dies is started again by Ray, empty. Calls to it fail with UnreachableError and are not
     repeated: whoever calls knows whether repeating is safe. An address that was found is kept, because looking it up is
     a round trip to Ray's directory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cell: str) -> None:
+        self._cell = cell
+        self._namespace = namespace_of(cell)
         self._found: dict[str, RayRef] = {}
 
     async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
@@ -34,7 +35,7 @@ class RayRuntime:
             ray.remote(_Skin)
             .options(
                 name=name,
-                namespace=NAMESPACE,
+                namespace=self._namespace,
                 lifetime="detached",
                 get_if_exists=True,
                 max_restarts=-1,
@@ -43,20 +44,29 @@ class RayRuntime:
                 num_gpus=gpus,
                 runtime_env={"env_vars": _thread_limits(threads)},
             )
-            .remote(name, factory, args)
+            .remote(self._cell, name, factory, args)
         )
-        return RayRef(name, handle)
+        return RayRef(name, self._namespace, handle)
 
     def find(self, name: str) -> Ref:
-        return self._found.setdefault(name, RayRef(name))
+        return self._found.setdefault(name, RayRef(name, self._namespace))
 
     async def kill(self, name: str) -> None:
         self._found.pop(name, None)
         try:
-            handle = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+            handle = await asyncio.to_thread(ray.get_actor, name, self._namespace)
         except ValueError:
             return
         ray.kill(handle, no_restart=True)
+
+    async def kill_all(self) -> None:
+        while names := await self.names():
+            await asyncio.gather(*(self.kill(name) for name in names))
+
+    async def names(self) -> list[str]:
+        """Of the actors that there are, also of those that a process left behind."""
+        everybody = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        return sorted(actor["name"] for actor in everybody if actor["namespace"] == self._namespace)
 
 
 class RayRef:
@@ -65,12 +75,13 @@ class RayRef:
     After a failure it is looked up again: another actor may have got the name.
     """
 
-    def __init__(self, name: str, handle: ActorHandle[Any] | None = None) -> None:
+    def __init__(self, name: str, namespace: str, handle: ActorHandle[Any] | None = None) -> None:
         self.name = name
+        self._namespace = namespace
         self._handle = handle
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (RayRef, (self.name,))
+        return (RayRef, (self.name, self._namespace))
 
     async def ask(self, method: str, *args: Any) -> Any:
         try:
@@ -84,7 +95,7 @@ class RayRef:
 
     async def _look_up(self) -> ActorHandle[Any]:
         try:
-            self._handle = await asyncio.to_thread(ray.get_actor, self.name, NAMESPACE)
+            self._handle = await asyncio.to_thread(ray.get_actor, self.name, self._namespace)
         except ValueError as error:
             raise UnreachableError(f"no actor is called {self.name!r}") from error
         return self._handle
@@ -93,9 +104,9 @@ class RayRef:
 class _Skin:
     """The only Ray actor class: holds a plain object and passes calls on to it."""
 
-    def __init__(self, name: str, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, cell: str, name: str, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._name = name
-        self._actor = factory(RayRuntime(), *args)
+        self._actor = factory(RayRuntime(cell), *args)
 
     def __repr__(self) -> str:
         """How Ray's log lines name this process."""
@@ -108,6 +119,11 @@ class _Skin:
     async def ask(self, method: str, args: tuple[Any, ...]) -> Any:
         result = getattr(self._actor, method)(*args)
         return await result if asyncio.iscoroutine(result) else result
+
+
+def namespace_of(cell: str) -> str:
+    """Ray's namespace of a cell: nobody else's, since everything in it ends with the cell."""
+    return f"genserve-{cell}"
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -42,3 +42,6 @@ class Runtime(Protocol):
 
     async def kill(self, name: str) -> None:
         """Remove an actor for good, at once; a no-op when there is none."""
+
+    async def kill_all(self) -> None:
+        """Remove every actor, also those that are made meanwhile."""

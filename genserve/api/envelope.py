@@ -71,7 +71,8 @@ async def _framework(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     asked = f"{request.method} {request.url.path[:200]}"
     if error.status_code == 404:
-        known = CallerError("route_not_found", f"there is no {asked}; /docs lists the routes")
+        docs = f"{request.scope.get('root_path', '')}/docs"
+        known = CallerError("route_not_found", f"there is no {asked}; {docs} lists the routes")
     elif error.status_code == 405:
         allowed = headers.get("Allow", "another method")
         known = CallerError("method_not_allowed", f"{asked} is not served; use {allowed}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from actors.framework.ray_runtime import NAMESPACE, RayRuntime
+from actors.framework.ray_runtime import RayRuntime, namespace_of
 from actors.gateway import ClusterGateway
 from actors.plant import make_scheduler
 from actors.scheduler import NAME
@@ -27,13 +27,14 @@ from genserve.journal.upgrade import upgrade
 from genserve.scheduling.gateway import Submission
 
 PATIENCE_S = 120
+NAMESPACE = namespace_of(Cluster().name)
 
 
 @contextmanager
 def ray_cluster() -> Iterator[None]:
     """Ray with room for three workers that believe to have a GPU each."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(namespace=NAMESPACE, num_cpus=2, num_gpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, num_gpus=3, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -64,7 +65,7 @@ class RayCell:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.runtime = RayRuntime()
+        self.runtime = RayRuntime(settings.cluster.name)
         self.reader: Reader = open_reader(settings.database)
         self.gateway = ClusterGateway(self.runtime.find(NAME), self.reader)
 

@@ -148,9 +148,8 @@ def test_a_stopped_cell_keeps_the_work_for_the_next_one(in_cell: InCell) -> None
     async def test(cell: LocalCell) -> None:
         await cell.submit(a_video())
         await cell.wait_for("v1", e.LatentsCheckpointed)
-        names = await cell.runtime.find("scheduler").ask("stop")
-        for name in ("scheduler", *names):
-            await cell.runtime.kill(name)
+        await cell.runtime.find("scheduler").ask("stop")
+        await cell.runtime.kill_all()
         with pytest.raises(UnreachableError):
             await cell.runtime.find("worker-0").ask("reporting")
         await cell.start(holder="next")

@@ -62,6 +62,12 @@ def test_a_cluster_that_is_joined_has_its_checkpoints_elsewhere(tmp_path: Path) 
     check_settings(settings_of(tmp_path, models_dir=tmp_path / "absent", cluster=Cluster(address="auto")))
 
 
+def test_where_a_cluster_that_is_joined_listens_is_its_own_affair(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        http = Http(port=other.getsockname()[1])
+        check_settings(settings_of(tmp_path, http=http, cluster=Cluster(address="auto")))
+
+
 def test_a_cluster_that_nobody_listens_for_is_refused_before_it_is_joined(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = f"127.0.0.1:{gone.getsockname()[1]}"

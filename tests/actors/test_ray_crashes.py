@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.framework.runtime import Ref, UnreachableError
+from actors.framework.runtime import UnreachableError
 from actors.scheduler import NAME
 from genserve.audit.replay import replay
 from genserve.config import Settings
@@ -108,8 +108,8 @@ async def test_a_submission_is_accepted_again_soon_after_the_schedulers_death(ce
 
 
 async def test_the_cell_stops_and_leaves_no_actor_behind(cell: RayCell) -> None:
-    scheduler: Ref = cell.runtime.find(NAME)
-    for name in (*await scheduler.ask("stop"), NAME):
-        await cell.runtime.kill(name)
+    await cell.runtime.find(NAME).ask("stop")
+    await cell.runtime.kill_all()
+    assert await cell.runtime.names() == []
     with pytest.raises(UnreachableError):
         await cell.runtime.find("worker-0").ask("reporting")

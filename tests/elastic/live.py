@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.framework.ray_runtime import NAMESPACE, RayRuntime
+from actors.framework.ray_runtime import RayRuntime
 from actors.framework.runtime import Ref, Runtime, UnreachableError
 from actors.plant import make_worker
 from actors.worlds import Worlds
@@ -53,12 +53,12 @@ class Bench:
         self._settings = Settings(
             data_dir=folder, models_dir=models_dir, cluster=Cluster(device="cpu", threads_per_worker=1)
         )
-        self._runtime = RayRuntime()
+        self._runtime = RayRuntime("bench")
         self._workers: dict[str, Ref] = {}
         self._count = 0
 
     async def start(self) -> Bench:
-        ray.init(namespace=NAMESPACE, num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False)
         self.ear = await self._runtime.spawn("ear", Ear)
         for name in WORKERS:
             self._workers[name] = await self._runtime.spawn(name, make_worker, name, self._settings, threads=1)

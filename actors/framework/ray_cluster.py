@@ -1,0 +1,56 @@
+"""Ray under the cell: a cluster of its own, or a place in one that others use too; not actors (see ray_runtime)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+
+from genserve.errors import CallerError, Unavailable
+
+CELLS = "genserve-cells"
+"""Ray's namespace of one actor per running cell."""
+
+
+def start_cluster(*, gpus: int) -> None:
+    """On this machine, whatever other cluster runs here; ``gpus`` may be logical ones."""
+    _let_workers_choose()
+    ray.init(address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=True)
+
+
+def join_cluster(address: str) -> None:
+    """Raises Unavailable ``cluster_unavailable``."""
+    _let_workers_choose()
+    try:
+        ray.init(address=address)
+    except (ConnectionError, ValueError) as error:
+        raise Unavailable("cluster_unavailable", f"cannot join the Ray cluster at {address}: {error}") from error
+
+
+def take_name(cell: str) -> object:
+    """The cell's name in the cluster, while the answer is kept; free again when this process ends, however it ends.
+
+    Raises CallerError ``cell_running`` where another process has it.
+    """
+    holder: Any = ray.remote(_Holder).options(name=cell, namespace=CELLS, num_cpus=0, max_restarts=-1)
+    try:
+        return holder.remote()
+    except ValueError as error:
+        message = f"cluster.name: a cell named {cell!r} runs in this cluster; stop it, or name this one otherwise"
+        raise CallerError("cell_running", message) from error
+
+
+def count_gpus() -> int:
+    """Ray's GPUs, whoever uses them."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("GPU", 0))
+
+
+class _Holder:
+    """Is there. Not detached: it ends with the process that made it."""
+
+
+def _let_workers_choose() -> None:
+    """Ray hides GPUs from actors that reserve none of them; ours may share one."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
