@@ -28,6 +28,7 @@ from typing import Any
 from actors.app import Cell
 from benchmarks import live_report
 from benchmarks.baseline_serve import start_baseline, stop_baseline
+from benchmarks.live_idleness import idleness_of_logs, show_idleness
 from benchmarks.live_load import (
     KINDS,
     SMALL_KINDS,
@@ -177,6 +178,7 @@ def result_of(turns: Turns) -> dict[str, Any]:
         "logs": turns.logs,
         "systems": live_report.summarise(turns.answers, against=BASELINE),
         "reality": compare_logs(turns.logs, turns.costs, turns.latencies_s),
+        "idleness": idleness_of_logs(turns.logs),
     }
 
 
@@ -225,6 +227,7 @@ def main() -> None:
     result = result_of(turns)
     live_report.show(result, against=BASELINE)
     show_reality(result["reality"])
+    show_idleness(result["idleness"])
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
