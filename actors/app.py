@@ -29,6 +29,8 @@ from genserve.scheduling.gateway import Health
 LOGICAL_WORKERS = 2
 """Workers where there is no GPU: enough to see two requests run side by side."""
 
+WATCH_S = 0.5
+
 
 class Cell:
     """A scheduler, its workers and its ingress on Ray. ``start`` and ``stop`` are a pair."""
@@ -129,26 +131,22 @@ def _count_gpus() -> int:
 
 
 async def serve_forever(settings: Settings, say: Say) -> None:
-    """Run a cell until SIGINT or SIGTERM."""
+    """Run a cell until SIGINT or SIGTERM, which may come while it starts."""
     cell = Cell(settings, say=say)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(_run(cell, say))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     try:
-        await cell.start()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        is_ready: bool | None = None
-        while not stop.is_set():
-            is_ready = await watch_once(cell, say, is_ready)
-            await _sleep_until(stop, 0.5)
+        await running
+    except asyncio.CancelledError:
         say("stopping")
     finally:
         await cell.stop()
 
 
-async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
+async def _run(cell: Cell, say: Say) -> None:
+    await cell.start()
+    is_ready: bool | None = None
+    while True:
+        is_ready = await watch_once(cell, say, is_ready)
+        await asyncio.sleep(WATCH_S)

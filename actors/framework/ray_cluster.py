@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import ray
@@ -15,15 +16,13 @@ CELLS = "genserve-cells"
 
 def start_cluster(*, gpus: int) -> None:
     """On this machine, whatever other cluster runs here; ``gpus`` may be logical ones."""
-    _let_workers_choose()
-    ray.init(address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=True)
+    _connect(address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=True)
 
 
 def join_cluster(address: str) -> None:
     """Raises Unavailable ``cluster_unavailable``."""
-    _let_workers_choose()
     try:
-        ray.init(address=address)
+        _connect(address=address)
     except (ConnectionError, ValueError) as error:
         raise Unavailable("cluster_unavailable", f"cannot join the Ray cluster at {address}: {error}") from error
 
@@ -51,6 +50,9 @@ class _Holder:
     """Is there. Not detached: it ends with the process that made it."""
 
 
-def _let_workers_choose() -> None:
-    """Ray hides GPUs from actors that reserve none of them; ours may share one."""
+def _connect(**how: Any) -> None:
+    """As ray.init, which would handle SIGTERM by ending this process where it stands."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(**how)
+    signal.signal(signal.SIGTERM, handler)
