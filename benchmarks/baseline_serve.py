@@ -98,7 +98,7 @@ def baseline_app(models_dir: Path, *, replicas: int, device: str, threads: int) 
 def start_baseline(models_dir: Path, *, port: int, replicas: int, device: str, threads: int) -> str:
     """Ray, Serve and the application; returns its URL when it answers."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(num_gpus=replicas, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_gpus=replicas, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(baseline_app(models_dir, replicas=replicas, device=device, threads=threads), name="baseline")
     return f"http://127.0.0.1:{port}/"
