@@ -111,8 +111,12 @@ class Bench:
     async def run(
         self, stage: Stage, member: p.Member, group: tuple[str, ...], steps: tuple[int | None, int] = (0, 0)
     ) -> Any:
-        """Run a segment to its end; the report that ends it."""
-        return await self.end(await self.begin(stage, (member,), group, steps), member)
+        """Run a segment to its end; the report that ends it, or its result where it is a decode."""
+        segment_id = await self.begin(stage, (member,), group, steps)
+        end = await self.end(segment_id, member)
+        if stage is not Stage.DECODE or not isinstance(end, p.Ended):
+            return end
+        return await asyncio.wait_for(self.ear.ask("first", (p.Decoded,), segment_id, member.request_id), 60)
 
     async def pause(self, segment_id: str, leader: str) -> None:
         await self.ask(leader, "obey", (p.Revise(1, segment_id, stop=True),))
