@@ -27,7 +27,7 @@ from tests.actors.foreign import Foreign
 from tests.actors.ray_cell import settings_of
 from tests.actors.server import PATIENCE_S, Server, free_port, kill_with_descendants, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(300)]
 
 IMAGE = {"model": "tiny-sd3", "prompt": "a fox", "size": "64x64", "num_inference_steps": 2, "response_format": "url"}
 
@@ -164,7 +164,7 @@ def test_a_start_that_is_given_up_leaves_no_application(shared: Shared, tmp_path
     serving = Serving(settings_of(tmp_path, models_dir, cluster=cluster, http=Http(route_prefix="/hasty")), print)
     with ThreadPoolExecutor(1) as background:
         start = background.submit(serving.start)
-        wait_for(lambda: "hasty" in serve.status().applications, "deployment")
+        wait_for(lambda: start.done() or "/hasty" in httpx.get(f"{shared.url}/-/routes").text, "deployment")
         serving.stop()
         start.result()
     assert "hasty" not in serve.status().applications
