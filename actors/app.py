@@ -17,7 +17,7 @@ from actors.plant import make_scheduler
 from actors.preflight import check_backend, check_settings, check_workers
 from actors.scheduler import NAME
 from actors.serving import Serving
-from actors.watch import Say, watch_once
+from actors.watch import WATCH_S, Say, refuse_watched, watch_once
 from genserve.config import Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import Unavailable
@@ -28,8 +28,6 @@ from genserve.scheduling.gateway import Health
 
 LOGICAL_WORKERS = 2
 """Workers where there is no GPU: enough to see two requests run side by side."""
-
-WATCH_S = 0.5
 
 
 class Cell:
@@ -72,6 +70,7 @@ class Cell:
         if self._scheduler is None:
             raise Unavailable("scheduler_unavailable", "the cell has not been started")
         await self._scheduler.ask("start")
+        await self._scheduler.ask("watch")
         health: Health = await self._scheduler.ask("health")
         return health
 
@@ -99,6 +98,8 @@ class Cell:
     async def _make_room(self) -> None:
         """Remove what a process that was killed left in the cluster; refuse where others are in the way."""
         left = await self._runtime.names()
+        if NAME in left:
+            await refuse_watched(self._runtime.find(NAME), self.settings.cluster.name)
         await asyncio.to_thread(self._serving.check, is_name_ours=bool(left))
         if left:
             self._say(f"Ray: removing {len(left)} actors that an earlier start left behind")

@@ -116,6 +116,7 @@ class Scheduler:
         self._starting: asyncio.Task[None] | None = None
         self._leads = False
         self._facts = 0
+        self._watched_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -329,6 +330,14 @@ class Scheduler:
         }
         scheduler = "leading" if self._leads else "recovering"
         return Health(is_ready, scheduler, len(self._fleet.alive), details)
+
+    async def watch(self) -> None:
+        """From the server that started this cell, again and again."""
+        self._watched_s = time.monotonic()
+
+    async def unwatched_s(self) -> float:
+        """How long no server has been seen."""
+        return time.monotonic() - self._watched_s
 
     async def metrics(self) -> bytes:
         return self._metrics.render()

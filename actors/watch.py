@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from actors.framework.runtime import UnreachableError
+from actors.framework.runtime import Ref, UnreachableError
+from genserve.errors import CallerError
 from genserve.scheduling.gateway import Health
 
 Say = Callable[[str], None]
+WATCH_S = 0.5
+ABSENT_S = 3.0
+"""A server that has not looked after its cell for so long is gone."""
 
 
 class Watched(Protocol):
@@ -37,3 +43,15 @@ def _curl(url: str) -> str:
     """A line to paste into a shell."""
     body = '{"prompt": "a fox in the snow", "slo_ms": 20000, "response_format": "url"}'
     return f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'"
+
+
+async def refuse_watched(scheduler: Ref, cell: str) -> None:
+    """Raises CallerError ``cell_running`` if a server looks after the scheduler that was found."""
+    with contextlib.suppress(UnreachableError, TimeoutError):
+        async with asyncio.timeout(2 * ABSENT_S):
+            for _ in range(round(ABSENT_S / WATCH_S) + 1):
+                if await scheduler.ask("unwatched_s") >= ABSENT_S:
+                    return
+                await asyncio.sleep(WATCH_S)
+        message = f"cluster.name: a cell named {cell!r} runs in this cluster; stop it, or name this one otherwise"
+        raise CallerError("cell_running", message)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from actors.framework.runtime import UnreachableError
-from actors.watch import watch_once
+from actors.watch import refuse_watched, watch_once
+from genserve.errors import CallerError
 from genserve.scheduling.gateway import Health
+from tests.actors.virtual_time import VirtualLoop, run
 
 
 class FakeCell:
@@ -54,3 +58,34 @@ def test_it_says_so_when_it_stops_being_ready_and_is_ready_again() -> None:
         "scheduler: gone",
         "ready: http://127.0.0.1:8000",
     ]
+
+
+class FakeScheduler:
+    """Last looked after so many seconds ago, and again and again, or not any more."""
+
+    def __init__(self, loop: VirtualLoop, silent_s: float, *, is_watched: bool) -> None:
+        self._loop = loop
+        self._seen_s = loop.time() - silent_s
+        self._is_watched = is_watched
+
+    async def ask(self, method: str) -> float:
+        return 0.4 if self._is_watched else self._loop.time() - self._seen_s
+
+
+def start_beside(silent_s: float, *, is_watched: bool) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        await refuse_watched(FakeScheduler(loop, silent_s, is_watched=is_watched), "images")
+
+    run(main())
+
+
+def test_a_start_beside_a_cell_that_a_server_looks_after_is_refused() -> None:
+    with pytest.raises(CallerError, match=r"cell_running.*'images'"):
+        start_beside(0.4, is_watched=True)
+
+
+@pytest.mark.parametrize("silent_s", [0.0, 0.4, 100.0])
+def test_what_a_killed_server_left_is_not_in_the_way(silent_s: float) -> None:
+    start_beside(silent_s, is_watched=False)
