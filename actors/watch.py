@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
+from actors.framework.ray_cluster import cell_running
 from actors.framework.runtime import Ref, UnreachableError
-from genserve.errors import CallerError
 from genserve.scheduling.gateway import Health
 
 Say = Callable[[str], None]
@@ -53,5 +53,4 @@ async def refuse_watched(scheduler: Ref, cell: str) -> None:
                 if await scheduler.ask("unwatched_s") >= ABSENT_S:
                     return
                 await asyncio.sleep(WATCH_S)
-        message = f"cluster.name: a cell named {cell!r} runs in this cluster; stop it, or name this one otherwise"
-        raise CallerError("cell_running", message)
+        raise cell_running(cell)

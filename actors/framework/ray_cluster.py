@@ -36,8 +36,13 @@ def take_name(cell: str) -> object:
     try:
         return holder.remote()
     except ValueError as error:
-        message = f"cluster.name: a cell named {cell!r} runs in this cluster; stop it, or name this one otherwise"
-        raise CallerError("cell_running", message) from error
+        raise cell_running(cell) from error
+
+
+def cell_running(cell: str) -> CallerError:
+    """What a second start under a running cell's name is told."""
+    message = f"cluster.name: a cell named {cell!r} runs in this cluster; stop it, or name this one otherwise"
+    return CallerError("cell_running", message)
 
 
 def count_gpus() -> int:

@@ -132,7 +132,7 @@ class _Book:
     def _started(self, recorded: e.Recorded, event: e.StageStarted) -> None:
         request_id = _request(recorded)
         self._leave(request_id, "superseded")
-        running = self.running.setdefault(event.segment_id, _Running(event, self._occurred(event)))
+        running = self.running.setdefault(event.segment_id, _Running(event, recorded.happened_us))
         running.requests.append(request_id)
         running.inside.add(request_id)
         self.segment_of[request_id] = event.segment_id
@@ -144,10 +144,10 @@ class _Book:
             running.steps += event.to_step - event.from_step
 
     def _finished(self, recorded: e.Recorded, event: e.StageFinished) -> None:
-        self._leave(_request(recorded), "finished", self._occurred(event))
+        self._leave(_request(recorded), "finished", recorded.happened_us)
 
     def _paused(self, recorded: e.Recorded, event: e.RequestPaused) -> None:
-        self._leave(_request(recorded), "paused", self._occurred(event))
+        self._leave(_request(recorded), "paused", recorded.happened_us)
         self.waiting.add(_request(recorded))
 
     def _failed(self, recorded: e.Recorded, event: e.AttemptFailed) -> None:
@@ -168,10 +168,6 @@ class _Book:
             for request_id in tuple(running.inside):
                 self._leave(request_id, "worker lost")
                 self.waiting.add(request_id)
-
-    def _occurred(self, event: e.StageStarted | e.StageFinished | e.RequestPaused) -> int:
-        """By the clock of the worker where it told, which may be another machine's."""
-        return min(event.at_us or self.now_us, self.now_us)
 
     def _leave(self, request_id: str, end: str, at_us: int = 0) -> None:
         segment_id = self.segment_of.pop(request_id, "")

@@ -99,5 +99,10 @@ def is_stopping(queue: Sequence[Segment]) -> bool:
     """Whether a stop is under way and nobody else is queued: what was to come after it is void with it."""
     if not queue or not (queue[0].yielding and queue[0].is_running and queue[0].stage is Stage.DENOISE):
         return False
+    return is_of_head(queue)
+
+
+def is_of_head(queue: Sequence[Segment]) -> bool:
+    """Whether all that is queued belongs to those who are at its head."""
     members = set(queue[0].request_ids)
     return all(members.issuperset(segment.request_ids) for segment in queue[1:])

@@ -331,3 +331,8 @@ class Recorded(Struct, frozen=True):
     event_id: str = ""
     causation_position: int = 0
     fence: int = 0
+
+    @property
+    def happened_us(self) -> int:
+        """By the clock of the worker that told, which may be another machine's; never later than recorded."""
+        return min(getattr(self.event, "at_us", 0) or self.recorded_us, self.recorded_us)

@@ -81,10 +81,9 @@ def _stage_started(draft: Draft, event: e.StageStarted, recorded: e.Recorded) ->
     now = recorded.recorded_us
     segment = draft.segments.get(event.segment_id)
     if segment is not None and not segment.started_us:
-        began = min(event.at_us or now, now)
-        began_at = {"started_us": began, "boundary_us": began}
-        draft.segments[event.segment_id] = replace(segment, from_step=event.from_step, **began_at)
         _learn_dispatch(draft, segment.decided_us, now)
+        at = recorded.happened_us
+        draft.segments[event.segment_id] = replace(segment, started_us=at, boundary_us=at, from_step=event.from_step)
     degree = len(event.workers)
     is_denoise = event.stage is Stage.DENOISE
     draft.requests[request.request_id] = replace(
@@ -112,8 +111,7 @@ def _steps_finished(draft: Draft, event: e.StepsFinished, recorded: e.Recorded) 
         return
     segment = draft.segments.get(event.segment_id)
     if segment is not None:
-        passed_us = min(event.at_us or recorded.recorded_us, recorded.recorded_us)
-        draft.segments[event.segment_id] = replace(segment, boundary_us=passed_us)
+        draft.segments[event.segment_id] = replace(segment, boundary_us=recorded.happened_us)
     permille = _learn_pace(draft, request, event)
     draft.requests[request.request_id] = replace(
         request, step=max(request.step, event.to_step), changed_us=recorded.recorded_us, pace_permille=permille

@@ -12,6 +12,7 @@ from itertools import groupby, product
 from msgspec import Struct
 
 from genserve.domain.cluster import ClusterState, Request, Segment, Worker
+from genserve.domain.estimate import is_of_head
 from genserve.domain.placement import denoisers, holders, is_free, places
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.domain.request import Stage
@@ -184,11 +185,9 @@ class _Assignment:
         """Workers that come free without anyone's doing, and the segment they wait for."""
         segments = self.state.segments
         for worker in self.workers:
-            head = segments[worker.queue[0]] if worker.queue and worker.worker_id not in self.free else None
-            if head is not None and (head.yielding or (head.stage is Stage.DECODE and head.is_running)):
-                members = set(head.request_ids)
-                if all(members.issuperset(segments[s].request_ids) for s in worker.queue[1:]):
-                    yield worker.worker_id, head.segment_id
+            queue = [segments[s] for s in worker.queue] if worker.worker_id not in self.free else []
+            if queue and _ends_by_itself(queue[0]) and is_of_head(queue):
+                yield worker.worker_id, queue[0].segment_id
 
     def _try_start(self, wish: Wish) -> bool:
         requests = [self.state.requests[r] for r in wish.request_ids]
@@ -233,6 +232,10 @@ class _Assignment:
                     yield Waiting(request_id, "no worker has joined")
                 else:
                     yield Waiting(request_id, f"{wish.reason}: requests before it hold the GPUs")
+
+
+def _ends_by_itself(segment: Segment) -> bool:
+    return segment.yielding or (segment.stage is Stage.DECODE and segment.is_running)
 
 
 def _by_id(worker: Worker) -> tuple[str, str]:
