@@ -1,4 +1,4 @@
-"""The points at which all planners meet, most telling first, and how many seeds each may cost; not how they are run."""
+"""The points at which all planners meet, most telling first; not how they are run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ BOUND = "bound"
 SLOW = "genserve"
 """Runs after everything else, at every point."""
 SEEDS = 20
-FEWER = {
-    16: {"genserve_ideal": 5, "genserve": 5, "tetriserve:continuous=true": 5, BOUND: 3},
-    32: {"genserve_ideal": 3, "genserve": 3, "tetriserve:continuous=true": 5, BOUND: 3},
-}
-"""Seeds above so many GPUs for what takes ten times as long as the rest; paired with the first seeds of the others."""
 
 
 class Point(Struct, frozen=True):
@@ -41,10 +36,7 @@ class Point(Struct, frozen=True):
 
     def seeds_of(self, entrant: str) -> int:
         """How many seeds an entrant runs here; 0: it doesn't."""
-        if self.base == "trap":
-            return {BOUND: 0, "genserve": 1, "genserve_ideal": 1}.get(entrant, SEEDS)
-        fewer = next((f for gpus, f in sorted(FEWER.items(), reverse=True) if self.setting.gpus >= gpus), {})
-        return fewer.get(entrant, SEEDS)
+        return 0 if self.base == "trap" and entrant == BOUND else SEEDS
 
 
 def _base(mix: str, sizes: str, arrivals: str, gpus: int) -> Point:
