@@ -42,6 +42,7 @@ def main() -> None:
     build_models(options.models, catalog)
     shape = Shape(options.size, options.size, options.frames)
     ours, plain = {1: [], 2: []}, {1: [], 2: []}
+    alone = Task(MODEL, Stage.DENOISE, shape)
     with Meters(2, catalog, options.models, device="cpu", threads=1) as meters:
         for _ in range(ROUNDS):
             for degree in (1, 2):
@@ -49,7 +50,9 @@ def main() -> None:
                 ours[degree] += meters.ask(members, "time", task, members, options.steps)[0]
                 plain[degree] += run_plain(options.models / MODEL, shape, degree, options.steps)
         words = meters.ask(meters.names, "time_words", meters.names, 200)[0]
-        prices = meters.ask(meters.names, "time_prices", Task(MODEL, Stage.DENOISE, shape), meters.names, 5)[0]
+        prices = meters.ask(meters.names[:1], "time_prices", alone, meters.names[:1], 15)[0]
+        widen, narrow = zip(*meters.ask(meters.names, "time_changes", alone, meters.names, 31)[0], strict=True)
+    prices |= {"widen": round(statistics.median(widen)), "narrow": round(statistics.median(narrow))}
     report(ours, plain, statistics.median(words), prices)
     report_bubbles(measure_bubbles(options.models, MODEL, shape, steps=options.steps, rounds=ROUNDS * 2))
 

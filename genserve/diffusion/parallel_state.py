@@ -167,22 +167,22 @@ def from_bytes(model: DiffusionModel, content: bytes) -> Denoising:
 
 def send(model: DiffusionModel, denoising: Denoising, group: Group) -> None:
     """Give the batch to the group's others, who ``receive`` it; raises GenServeError ``group_lost``."""
+    group.arrive()
     me, parcel = group.members[group.rank], pack(model, denoising)
+    group.meet()
     group.say(me, 0, parcel.header)
     for buffer in parcel.buffers:
         group.share(me, buffer)
-    group.meet()
 
 
 def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
     """The batch that the leader sends; raises GenServeError ``group_lost``."""
+    group.arrive()
     _, header = group.hear(leader)
     parcel = expect(model, header)
     for buffer in parcel.buffers:
         group.share(leader, buffer)
-    denoising = unpack(model, parcel)
-    group.meet()
-    return denoising
+    return unpack(model, parcel)
 
 
 # ── members ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
+import struct
 import threading
 import time
 from collections import Counter, defaultdict
@@ -28,6 +29,9 @@ MEETING_S = 0.002
 MEETING_LIMIT_S = 600.0
 """How long members of a group wait for one that loads weights."""
 POLL = datetime.timedelta(milliseconds=100)
+WORD_BYTES = 4096
+"""What a word takes on its way, whatever it says; a longer payload follows by itself."""
+WORD_HEAD = struct.Struct("<qq")
 FOR_EVER = datetime.timedelta(days=1)
 
 
@@ -75,6 +79,7 @@ class Group:
         self.words = words
         self._form_part = form_part
         self._parts: dict[tuple[int, ...], Any] = {}
+        self._arrivals: Any = None
         self._lost = threading.Event()
 
     @property
@@ -106,31 +111,47 @@ class Group:
 
     def say(self, leader: str, code: int, payload: bytes = b"") -> None:
         """The leader's word to all others; raises GenServeError ``group_lost``."""
-        self._broadcast(torch.tensor([code, len(payload)]), leader)
-        if payload:
-            self._broadcast(torch.frombuffer(bytearray(payload), dtype=torch.uint8), leader)
+        word = bytearray(WORD_BYTES)
+        WORD_HEAD.pack_into(word, 0, code, len(payload))
+        fits = payload[: WORD_BYTES - WORD_HEAD.size]
+        word[WORD_HEAD.size : WORD_HEAD.size + len(fits)] = fits
+        self._broadcast(torch.frombuffer(word, dtype=torch.uint8), leader)
+        if len(fits) < len(payload):
+            self._broadcast(torch.frombuffer(bytearray(payload[len(fits) :]), dtype=torch.uint8), leader)
 
     def hear(self, leader: str, *, limit_s: float = math.inf) -> tuple[int, bytes]:
         """The leader's next word; raises GenServeError ``group_lost``, also where none comes within ``limit_s``."""
-        head = torch.zeros(2, dtype=torch.int64)
-        self._broadcast(head, leader, limit_s=limit_s)
-        code, length = head.tolist()
-        body = torch.empty(length, dtype=torch.uint8)
-        if length:
-            self._broadcast(body, leader)
-        return code, body.numpy().tobytes()
+        word = torch.empty(WORD_BYTES, dtype=torch.uint8)
+        self._broadcast(word, leader, limit_s=limit_s)
+        told = word.numpy().tobytes()
+        code, length = WORD_HEAD.unpack_from(told)
+        fits = told[WORD_HEAD.size : WORD_HEAD.size + length]
+        rest = torch.empty(length - len(fits), dtype=torch.uint8)
+        if len(rest):
+            self._broadcast(rest, leader)
+        return code, fits + rest.numpy().tobytes()
 
     def share(self, leader: str, buffer: torch.Tensor) -> None:
         """Send the leader's buffer, or fill it with the leader's, in place; raises GenServeError ``group_lost``."""
         self._broadcast(buffer, leader)
 
+    def arrive(self) -> None:
+        """Let the others know that this member is here, and wait for nobody; raises GenServeError ``group_lost``."""
+        try:
+            self._arrivals = self.words.allreduce([torch.zeros(1)])
+        except RuntimeError as error:
+            raise self.broken(error) from error
+
     def meet(self) -> None:
-        """Wait until every member is here: one may still be loading weights, for which a step would not wait.
+        """Wait until every member has arrived as often as this one: one may still be loading weights, for which a
+        step would not wait.
 
         Raises GenServeError ``group_lost``, also where one does not come within ``MEETING_LIMIT_S``.
         """
+        arrivals, self._arrivals = self._arrivals, None
         try:
-            self._wait(self.words.allreduce([torch.zeros(1)]), limit_s=MEETING_LIMIT_S)
+            if arrivals is not None:
+                self._wait(arrivals, limit_s=MEETING_LIMIT_S)
         except RuntimeError as error:
             raise self.broken(error) from error
 
@@ -148,12 +169,10 @@ class Group:
                 raise RuntimeError("given up")
             if time.monotonic() > until:
                 raise RuntimeError(f"nothing came within {limit_s:.0f} s")
-            try:
+            with contextlib.suppress(RuntimeError):
                 work.wait(POLL)
-            except RuntimeError:
-                if work.is_completed():
-                    raise
-            else:
+            if work.is_completed():
+                work.wait()
                 return
 
     def broken(self, error: Exception) -> GenServeError:

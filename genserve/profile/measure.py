@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.load import open_model
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_state import receive, send
+from genserve.diffusion.parallel_state import from_bytes, pack, receive, send, to_bytes
 from genserve.diffusion.parallel_world import World
 from genserve.diffusion.weights import Weights
 from genserve.domain.request import Media, RequestSpec, Stage
@@ -29,6 +30,8 @@ from genserve.scheduling.files import write_durably
 from genserve.scheduling.results import encode_results
 
 WARM_UP = 1
+LATE_S = 0.005
+"""How much later than the others the leader of a group comes: out of a step, while they wait."""
 
 
 class Meter:
@@ -82,14 +85,18 @@ class Meter:
             "pause_us": self._median(model, repeats, lambda: snapshot(model, batch)),
             "resume_us": self._median(model, repeats, lambda: load(model, generation, content)),
         }
-        prices["move_us"] = prices["resume_us"] + self._median(
-            model, repeats, lambda: snapshot(model, batch).to_bytes()
-        )
+        prices["move_us"] = self._median(model, repeats, lambda: from_bytes(model, to_bytes(pack(model, batch))))
         if len(members) > 1 and self._world is not None:
-            prices["switch_us"] = self._median(
-                model, repeats, lambda: self._widen_and_narrow(model, parallel, batch, members)
-            )
+            changes = [self._widen_and_narrow(model, parallel, batch, members) for _ in range(repeats + WARM_UP)]
+            prices["switch_us"] = round(statistics.median(sum(change) for change in changes[WARM_UP:]))
         return prices
+
+    def time_changes(self, task: Task, members: tuple[str, ...], repeats: int) -> list[tuple[int, int]]:
+        """What it takes to go from one process to a group, and back."""
+        model, parallel = self._load(task.model)
+        (generation,) = self._generations(task, steps=4)
+        batch = model.prepare([generation], model.encode([generation]))
+        return [self._widen_and_narrow(model, parallel, batch, members) for _ in range(repeats + WARM_UP)][WARM_UP:]
 
     def time_store(self, task: Task, repeats: int) -> tuple[int, ...]:
         """From frames to the files of a result, durably on disk, as a request actor makes them."""
@@ -122,16 +129,25 @@ class Meter:
 
     def _widen_and_narrow(
         self, model: DiffusionModel, parallel: Parallel, batch: Denoising, members: tuple[str, ...]
-    ) -> None:
-        """What a segment on more processes costs beside its steps: sharing the state, and putting the hooks on."""
+    ) -> tuple[int, int]:
+        """What a segment on more processes costs beside its steps: sharing the state, and putting the hooks on; then
+        what it takes to go on alone. The others are there already.
+        """
         assert self._world is not None
         group = self._world.group(members)
+        if self._me == members[0]:
+            time.sleep(LATE_S)
+        marks = [time.perf_counter_ns()]
         if self._me == members[0]:
             send(model, batch, group)
         else:
             batch = receive(model, group, members[0])
-        parallel.switch(group, batch)
-        parallel.switch(None)
+        for place in (group, None):
+            parallel.switch(place, batch)
+            model.synchronize()
+            marks.append(time.perf_counter_ns())
+        widen, narrow = ((after - before) // 1000 for before, after in pairwise(marks))
+        return widen, narrow
 
     def _switch(self, name: str, batch: Denoising, members: tuple[str, ...]) -> None:
         _, parallel = self._load(name)

@@ -40,8 +40,11 @@ class Channel(Protocol):
     def share(self, leader: str, buffer: Any) -> None:
         """The leader's buffer of tensors to all others, into buffers of theirs."""
 
+    def arrive(self) -> None:
+        """Let the others know that this member is ready for a batch, and wait for nobody."""
+
     def meet(self) -> None:
-        """Wait until every member has the batch: a step itself waits for nobody who still loads weights."""
+        """Wait until every member has arrived as often as this one: a step would not wait for who loads weights."""
 
     def lose(self) -> None:
         """Give the group up for good; may be called from any thread, and lets waiting members go."""
@@ -104,6 +107,7 @@ class _Leader:
         self._channel = channel
         self._me = command.leader
         self._segment_id = command.segment_id
+        self._has_arrived = False
         self._has_left = False
         self.has_failed = False
 
@@ -111,12 +115,13 @@ class _Leader:
         return getattr(self.__dict__["_runner"], name)
 
     def begin(self, members: tuple[p.Member, ...]) -> Any:
+        self._arrive()
         batch = self._runner.begin(members)
         self._runner.spread(batch, self._channel)
         parcel = self._runner.pack(batch)
+        self._try(self._channel.meet)
         word = JoinWord(self._segment_id, tuple(member.request_id for member in members), parcel.header)
         self._say(JOIN, msgspec.msgpack.encode(word), parcel.buffers)
-        self._try(self._channel.meet)
         return batch
 
     def step(self, batch: Any) -> None:
@@ -141,8 +146,15 @@ class _Leader:
         """Let the others go, once; a group that is lost has nobody to be let go."""
         if not self._has_left:
             with contextlib.suppress(GenServeError):
+                self._arrive()
                 self._say(LEAVE)
         self._has_left = True
+
+    def _arrive(self) -> None:
+        """Once, as the others do: they have arrived, or will."""
+        if not self._has_arrived:
+            self._has_arrived = True
+            self._try(self._channel.arrive)
 
     def _say(self, code: int, payload: bytes = b"", buffers: tuple[Any, ...] = ()) -> None:
         self._try(self._channel.say, self._me, code, payload)
@@ -188,7 +200,7 @@ class Membership:
             self._lead(runner, assignment, post, files)
         elif not self._is_given_up:
             try:
-                self._follow(runner, self._open(runner))
+                self._follow(runner, self._open(runner), assignment)
             except Exception as error:
                 _note_failure(self._command, error)
 
@@ -209,9 +221,12 @@ class Membership:
                 channel.lose()
         return channel
 
-    def _follow(self, runner: GroupRunner, channel: Channel) -> None:
+    def _follow(self, runner: GroupRunner, channel: Channel, assignment: Assignment) -> None:
         moves = _Follower(runner, channel, self._command)
         try:
+            runner.keep_for(assignment.wanted)
+            runner.hold(self._command.model, self._command.stage)
+            channel.arrive()
             word = channel.hear(self._command.leader)
             while moves.obey(*word):
                 word = channel.hear(self._command.leader, limit_s=SILENCE_S)
@@ -239,7 +254,6 @@ class _Follower:
         if code == JOIN:
             self._batch = self._joined(msgspec.msgpack.decode(payload, type=JoinWord))
             self._runner.spread(self._batch, self._channel)
-            self._channel.meet()
         elif code == STEP:
             self._runner.step(self._batch)
         elif code == SHED:

@@ -59,6 +59,16 @@ async def test_a_video_widened_narrowed_paused_and_moved_keeps_every_pixel(bench
     assert np.array_equal(made.frames, undisturbed(models_dir, spec))
 
 
+async def test_a_member_without_the_weights_loads_them_before_it_takes_part(bench: Bench, models_dir: Path) -> None:
+    spec = a_spec("loading", seed=6)
+    await bench.ask("worker-1", "obey", (p.HoldStage(1, spec.model, Stage.DENOISE, False),))
+    await bench.run(Stage.ENCODE, a_member(spec), ("worker-0",))
+    last = await bench.run(Stage.DENOISE, a_member(spec, "worker-0"), WORKERS, (0, 12))
+    assert isinstance(last, p.Ended), last
+    made = await bench.run(Stage.DECODE, a_member(spec, "worker-0"), ("worker-0",))
+    assert np.array_equal(made.frames, undisturbed(models_dir, spec))
+
+
 async def test_a_group_told_to_pause_stops_at_one_boundary_and_goes_on_with_the_same_pixels(
     bench: Bench, models_dir: Path
 ) -> None:
