@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from actors.relay import MAX_REMEMBERED, Left, Milestones
+from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.segments import LEAVING, Revision
 
@@ -14,23 +15,24 @@ class Register:
     """Plain object inside a worker, used on its event loop."""
 
     def __init__(self) -> None:
+        self._commands: dict[str, p.RunSegment] = {}
         self._revisions: dict[str, Revision] = {}
-        self._attempts: dict[str, dict[str, int]] = {}
-        self._left: dict[str, tuple[str, ...]] = {}
+        self._left: dict[str, Left] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._milestones = Milestones()
 
     @property
     def live(self) -> tuple[str, ...]:
         """Ids of the queued and the running ones."""
-        return tuple(self._revisions)
+        return tuple(self._commands)
 
     def enter(self, command: p.RunSegment) -> bool:
         """Whether it is new; a repeated command changes nothing."""
-        if command.segment_id in self._revisions or command.segment_id in self._ended:
+        if command.segment_id in self._commands or command.segment_id in self._ended:
             return False
+        self._commands[command.segment_id] = command
         self._revisions[command.segment_id] = Revision()
-        self._attempts[command.segment_id] = {m.request_id: m.attempt for m in command.members}
+        self._inherit(command)
         return True
 
     def revision(self, segment_id: str) -> Revision | None:
@@ -38,29 +40,58 @@ class Register:
         return self._revisions.get(segment_id)
 
     def note(self, report: p.AnyReport) -> None:
-        """If a request leaves its segment with that report, its segments queued so far are void.
+        """A request's later segments are void if it leaves its segment with that report, but for those that go on from
+        a stop; if it has done its steps, those are.
 
         Those of a later attempt are not: the scheduler may have given this one up before it was told.
         """
-        if not isinstance(report, LEAVING):
+        if isinstance(report, LEAVING):
+            self._note_left(report)
+        elif not isinstance(report, p.Ended) or report.stage is not Stage.DENOISE:
             return
-        self._left[report.segment_id] = (*self._left.get(report.segment_id, ()), report.request_id)
-        for segment_id, revision in self._revisions.items():
-            is_later = self._attempts[segment_id].get(report.request_id, 0) > report.attempt
-            if segment_id != report.segment_id and not is_later:
-                revision.skip = (*revision.skip, report.request_id)
+        later = [command for command in self._commands.values() if _comes_after(command, report)]
+        beyond = _beyond_stop(later)
+        for command in later:
+            is_beyond = command.segment_id in beyond
+            if isinstance(report, p.Dropped | p.Failed) or is_beyond is isinstance(report, p.Ended):
+                self._skip(command.segment_id, (report.request_id,))
 
-    def skip(self, command: p.RunSegment, left: Left) -> None:
-        """Leave out who left the segment before that one; None: everybody."""
+    def _inherit(self, command: p.RunSegment) -> None:
+        """Leave out who will not come, or did not come, out of the segment before; it may have been over already."""
+        before = self._revisions.get(command.after)
+        if before is not None:
+            self._skip(command.segment_id, before.skip)
+        elif command.after in self._ended:
+            self.skip(command, self._milestones.find(command.after))
+
+    def skip(self, command: p.RunSegment, left: Left | None) -> None:
+        """Leave out who left the segment before that one for good, or stopped; of an open one, who did not stop.
+
+        None: everybody.
+        """
         everybody = tuple(m.request_id for m in command.members)
-        revision = self._revisions[command.segment_id]
-        revision.skip = (*revision.skip, *(everybody if left is None else left))
+        if left is not None and command.is_open:
+            everybody = tuple(r for r in everybody if r not in left.stopped)
+        elif left is not None:
+            everybody = (*left.gone, *left.stopped)
+        self._skip(command.segment_id, everybody)
+
+    def _skip(self, segment_id: str, request_ids: tuple[str, ...]) -> None:
+        revision = self._revisions[segment_id]
+        revision.skip = (*revision.skip, *request_ids)
+
+    def _note_left(self, report: p.AnyReport) -> None:
+        left, name = self._left.get(report.segment_id, Left()), (report.request_id,)
+        if isinstance(report, p.Stopped):
+            self._left[report.segment_id] = Left((*left.stopped, *name), left.gone)
+        else:
+            self._left[report.segment_id] = Left(left.stopped, (*left.gone, *name))
 
     def end(self, segment_id: str) -> None:
         """It has run, or will not run any more; whoever waits for that goes on."""
-        skipped = self._revisions[segment_id].skip
+        left, skipped = self._left.pop(segment_id, Left()), self._revisions[segment_id].skip
         self.drop([segment_id])
-        self._milestones.reach(segment_id, (*skipped, *self._left.pop(segment_id, ())))
+        self._milestones.reach(segment_id, Left(left.stopped, (*skipped, *left.gone)))
         self._ended[segment_id] = None
         while len(self._ended) > MAX_REMEMBERED:
             self._ended.popitem(last=False)
@@ -68,8 +99,8 @@ class Register:
     def drop(self, segment_ids: Iterable[str]) -> None:
         """As if they had never been told."""
         for segment_id in segment_ids:
+            del self._commands[segment_id]
             del self._revisions[segment_id]
-            del self._attempts[segment_id]
 
     def refuse(self, segment_id: str) -> None:
         """It will never run here."""
@@ -81,6 +112,22 @@ class Register:
         for revision in self._revisions.values():
             revision.change(stop=True, drop=())
 
-    async def end_of(self, segment_id: str) -> Left:
+    async def end_of(self, segment_id: str) -> Left | None:
         """Returns when it has ended; who left it early, None where it will not run."""
         return await self._milestones.wait(segment_id)
+
+
+def _comes_after(command: p.RunSegment, report: p.AnyReport) -> bool:
+    """Whether it is another segment of the same attempt, or of an earlier one, of the same request."""
+    if command.segment_id == report.segment_id:
+        return False
+    return any(m.request_id == report.request_id and m.attempt <= report.attempt for m in command.members)
+
+
+def _beyond_stop(commands: Iterable[p.RunSegment]) -> set[str]:
+    """The open ones and whatever comes after them."""
+    found: set[str] = set()
+    for command in commands:
+        if command.is_open or command.after in found:
+            found.add(command.segment_id)
+    return found

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from msgspec import Struct
+
 from genserve.scheduling import protocol as p
 
 MAX_REMEMBERED = 1_000
 """Ended segments whose ids are kept, so that a repeated command or question is recognised, and changes nobody took."""
 
-Left = tuple[str, ...] | None
-"""Requests that left a segment before its end, so that what comes after it is void for them; None: for everybody."""
+
+class Left(Struct, frozen=True):
+    """Requests that left a segment before its end: by its stop, from which an open segment goes on, or for good."""
+
+    stopped: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 class Milestones:
@@ -20,9 +26,10 @@ class Milestones:
     """
 
     def __init__(self) -> None:
-        self._ends: OrderedDict[str, asyncio.Future[Left]] = OrderedDict()
+        self._ends: OrderedDict[str, asyncio.Future[Left | None]] = OrderedDict()
 
-    def reach(self, segment_id: str, left: Left) -> None:
+    def reach(self, segment_id: str, left: Left | None) -> None:
+        """None: it will not run, and what comes after it is void."""
         end = self._end(segment_id)
         if not end.done():
             end.set_result(left)
@@ -30,7 +37,12 @@ class Milestones:
         for name in done[: max(0, len(done) - MAX_REMEMBERED)]:
             del self._ends[name]
 
-    async def wait(self, segment_id: str) -> Left:
+    def find(self, segment_id: str) -> Left:
+        """Who left a segment that has ended."""
+        end = self._ends.get(segment_id)
+        return (end.result() if end is not None and end.done() else None) or Left()
+
+    async def wait(self, segment_id: str) -> Left | None:
         return await asyncio.shield(self._end(segment_id))
 
     def give_up(self) -> None:
@@ -39,7 +51,7 @@ class Milestones:
             self.reach(segment_id, None)
         self._ends.clear()
 
-    def _end(self, segment_id: str) -> asyncio.Future[Left]:
+    def _end(self, segment_id: str) -> asyncio.Future[Left | None]:
         if segment_id not in self._ends:
             self._ends[segment_id] = asyncio.get_running_loop().create_future()
         return self._ends[segment_id]

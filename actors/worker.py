@@ -145,7 +145,7 @@ class Worker:
             return None
         return await asyncio.get_running_loop().run_in_executor(self._files, held)
 
-    async def reached(self, segment_id: str, incarnation: int) -> Left:
+    async def reached(self, segment_id: str, incarnation: int) -> Left | None:
         """Returns when a segment of that incarnation's has ended; who left it early, None where it will not run."""
         return await self._register.end_of(segment_id) if incarnation == self.incarnation else None
 
@@ -268,7 +268,7 @@ class Worker:
 
     async def _wait_for_other(self, command: p.RunSegment) -> None:
         """Until the segment before this one has ended on its worker; whoever left there early is left out here."""
-        left: Left = None
+        left: Left | None = None
         try:
             other = self._runtime.find(command.after_on)
             left = await other.ask("reached", command.after, command.after_incarnation)

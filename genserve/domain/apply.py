@@ -13,9 +13,13 @@ from genserve.domain.request import Stage, Status
 
 def apply_plan(draft: Draft, event: e.PlanDecided) -> None:
     """Actions about what is already gone change nothing."""
+    void: set[str] = set()
     for action in event.actions:
         if isinstance(action, Start):
-            _apply_start(draft, action, event.clock_us)
+            if action.after in void or _is_late(draft, action):
+                void.add(action.segment_id)
+            else:
+                _apply_start(draft, action, event.clock_us)
         elif isinstance(action, Yield):
             segment = draft.segments.get(action.segment_id)
             if segment is not None:
@@ -53,6 +57,14 @@ def _apply_answer(draft: Draft, action: Accept | Defer) -> None:
             told="",
         )
     draft.requests[action.request_id] = request
+
+
+def _is_late(draft: Draft, start: Start) -> bool:
+    """Whether what an open segment was to go on from has stopped or ended since the decision was made."""
+    if start.from_step is not None:
+        return False
+    requests = (draft.requests.get(request_id) for request_id in start.request_ids)
+    return any(request is None or start.after not in request.segments for request in requests)
 
 
 def _apply_start(draft: Draft, start: Start, clock_us: int) -> None:

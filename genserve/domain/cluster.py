@@ -96,6 +96,11 @@ class Segment(Struct, frozen=True):
         return self.workers[0]
 
     @property
+    def is_open(self) -> bool:
+        """Whether it goes on from a stop whose step is not known yet; void if the stop does not come."""
+        return self.stage is Stage.DENOISE and self.from_step is None
+
+    @property
     def degree(self) -> int:
         return len(self.workers)
 

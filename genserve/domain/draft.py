@@ -88,6 +88,15 @@ def leave_all(draft: Draft, request: Request) -> None:
         leave(draft, segment_id, request.request_id)
 
 
+def split_at_stop(draft: Draft, request: Request, segment_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A request's segments that run if that one does not stop, and those that go on from its stop."""
+    segments = request.segments
+    begin = segments.index(segment_id) + 1 if segment_id in segments else len(segments)
+    opens = (i for i, s in enumerate(segments) if i >= begin and draft.segments[s].is_open)
+    cut = next(opens, len(segments))
+    return segments[:cut], segments[cut:]
+
+
 def without(segments: tuple[str, ...], segment_id: str) -> tuple[str, ...]:
     return tuple(s for s in segments if s != segment_id)
 

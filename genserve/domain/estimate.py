@@ -50,9 +50,7 @@ def steps_done(state: ClusterState, request: Request) -> int:
     segment = running_segment(state, request)
     if segment is None or segment.stage is not Stage.DENOISE:
         return request.step
-    elapsed = max(0, state.clock_us - segment.boundary_us)
-    passed = elapsed // step_us(state, request, degree=segment.degree, batch=len(segment.request_ids))
-    return min(request.step + passed, segment.to_step)
+    return min(request.step + _steps_passed(state, segment, request), segment.to_step)
 
 
 def running_segment(state: ClusterState, request: Request) -> Segment | None:
@@ -77,14 +75,13 @@ def boundary_us(state: ClusterState, segment: Segment) -> int:
     """When a running denoising segment next passes a boundary, by the state's clock."""
     request, batch = state.requests[segment.request_ids[0]], len(segment.request_ids)
     period = step_us(state, request, degree=segment.degree, batch=batch)
-    passed = max(0, state.clock_us - segment.boundary_us) // period
-    return segment.boundary_us + (passed + 1) * period
+    return segment.boundary_us + (_steps_passed(state, segment, request) + 1) * period
 
 
 def release_us(state: ClusterState, worker: Worker) -> int:
     """When all that is queued on a worker will have run, or stopped; 0 where that depends on other workers."""
     queue = [state.segments[s] for s in worker.queue]
-    if is_stopping(queue):
+    if queue and is_of_head(queue) and is_stopping(state, queue[0]):
         return boundary_us(state, queue[0])
     at_us, ahead = 0, set()
     for segment in queue:
@@ -95,14 +92,23 @@ def release_us(state: ClusterState, worker: Worker) -> int:
     return at_us
 
 
-def is_stopping(queue: Sequence[Segment]) -> bool:
-    """Whether a stop is under way and nobody else is queued: what was to come after it is void with it."""
-    if not queue or not (queue[0].yielding and queue[0].is_running and queue[0].stage is Stage.DENOISE):
+def is_stopping(state: ClusterState, segment: Segment) -> bool:
+    """Whether a request that runs alone will stop at the next boundary, for all we know, rather than end there."""
+    if not (segment.yielding and segment.is_running and segment.stage is Stage.DENOISE):
         return False
-    return is_of_head(queue)
+    if len(segment.request_ids) > 1:
+        return False
+    request = state.requests[segment.request_ids[0]]
+    return request.step + _steps_passed(state, segment, request) + 1 < segment.to_step
+
+
+def _steps_passed(state: ClusterState, segment: Segment, request: Request) -> int:
+    """Steps that must have passed since the last boundary known to the log."""
+    period = step_us(state, request, degree=segment.degree, batch=len(segment.request_ids))
+    return max(0, state.clock_us - segment.boundary_us) // period
 
 
 def is_of_head(queue: Sequence[Segment]) -> bool:
-    """Whether all that is queued belongs to those who are at its head."""
+    """Whether all that is queued belongs to those who are at its head, and nothing goes on from a stop of theirs."""
     members = set(queue[0].request_ids)
-    return all(members.issuperset(segment.request_ids) for segment in queue[1:])
+    return all(members.issuperset(segment.request_ids) and not segment.is_open for segment in queue[1:])

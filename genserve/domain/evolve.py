@@ -16,11 +16,11 @@ from genserve.domain import events as e
 from genserve.domain.apply import apply_plan
 from genserve.domain.cluster import ClusterState, Pace, Request, Undecided, Worker
 from genserve.domain.costs import CostTable
-from genserve.domain.draft import Draft, leave, leave_all, next_attempt, without
+from genserve.domain.draft import Draft, leave, leave_all, next_attempt, split_at_stop, without
 from genserve.domain.losses import cut_short, drop_worker
 from genserve.domain.request import Checkpoint, Stage, Status
 
-FOLD_VERSION = 4
+FOLD_VERSION = 5
 """Raised whenever folding an old log gives another state: snapshots of other versions are not used."""
 
 LONGEST_DISPATCH_US = 200_000
@@ -140,10 +140,12 @@ def _stage_finished(draft: Draft, event: e.StageFinished, recorded: e.Recorded) 
         return
     segment = draft.segments.get(event.segment_id)
     home = segment.leader if segment is not None else request.home
-    leave(draft, event.segment_id, request.request_id)
+    kept, void = split_at_stop(draft, request, event.segment_id)
+    for segment_id in (event.segment_id, *void):
+        leave(draft, segment_id, request.request_id)
     draft.requests[request.request_id] = replace(
         _advanced(request, event.stage, home),
-        segments=without(request.segments, event.segment_id),
+        segments=without(kept, event.segment_id),
         changed_us=recorded.recorded_us,
     )
 
@@ -160,7 +162,9 @@ def _request_paused(draft: Draft, event: e.RequestPaused, recorded: e.Recorded) 
     request = draft.find(recorded)
     if request is None or event.attempt != request.attempt:
         return
-    leave_all(draft, request)
+    void, kept = split_at_stop(draft, request, event.segment_id)
+    for segment_id in void:
+        leave(draft, segment_id, request.request_id)
     ran = request.status is Status.RUNNING
     has_begun = event.home != "" or request.checkpoint is not None
     is_denoised = event.step >= request.spec.steps
@@ -170,7 +174,7 @@ def _request_paused(draft: Draft, event: e.RequestPaused, recorded: e.Recorded) 
         stage=Stage.DECODE if is_denoised else request.stage,
         step=event.step,
         home=event.home,
-        segments=(),
+        segments=kept,
         pauses=request.pauses + ran,
         changed_us=recorded.recorded_us,
     )

@@ -66,6 +66,7 @@ class _Segment(Struct, frozen=True):
     members: tuple[str, ...]
     workers: tuple[str, ...]
     stage: Stage = Stage.DENOISE
+    is_open: bool = False
 
 
 class LawBook:
@@ -187,11 +188,25 @@ class LawBook:
         life.stepped_by, life.done = event.attempt, event.to_step
 
     def _stage_finished(self, recorded: e.Recorded, event: e.StageFinished) -> None:
-        self._leave(recorded.stream[len(REQUEST_STREAM) :], [event.segment_id], _Standing.LEFT)
+        """What was to go on from a stop of it will not."""
+        request_id = recorded.stream[len(REQUEST_STREAM) :]
+        _, void = self._split_at_stop(request_id, event.segment_id)
+        self._leave(request_id, void, _Standing.VOID)
+        self._leave(request_id, [event.segment_id], _Standing.LEFT)
 
     def _paused(self, recorded: e.Recorded, event: e.RequestPaused) -> None:
+        """It leaves its segments, but for those that go on from here."""
         request_id = recorded.stream[len(REQUEST_STREAM) :]
-        self._leave(request_id, self._inside(request_id), _Standing.LEFT)
+        left, _ = self._split_at_stop(request_id, event.segment_id)
+        self._leave(request_id, left, _Standing.LEFT)
+
+    def _split_at_stop(self, request_id: str, stopped: str) -> tuple[list[str], list[str]]:
+        """The segments it is in up to the first open one behind that one, and from there on."""
+        inside = self._inside(request_id)
+        begin = inside.index(stopped) + 1 if stopped in inside else len(inside)
+        opens = (i for i, name in enumerate(inside) if i >= begin and self._segments[name].is_open)
+        cut = next(opens, len(inside))
+        return inside[:cut], inside[cut:]
 
     def _attempt_failed(self, recorded: e.Recorded, event: e.AttemptFailed) -> None:
         request_id = recorded.stream[len(REQUEST_STREAM) :]
@@ -224,10 +239,13 @@ class LawBook:
         if name in self._segments or name in self._past:
             self._broken("causality", recorded, f"segment {name} started twice")
         members = tuple(r for r in start.request_ids if r not in self._ended)
+        is_open = start.from_step is None
         for request_id in members:
-            life = self._life(request_id)
-            life.segments[name] = _Standing.INSIDE
-        self._segments[name] = _Segment(members, start.workers, start.stage)
+            segments = self._life(request_id).segments
+            before = segments.get(start.after)
+            is_void = before is _Standing.VOID or (is_open and before is not _Standing.INSIDE)
+            segments[name] = _Standing.VOID if is_void else _Standing.INSIDE
+        self._segments[name] = _Segment(members, start.workers, start.stage, is_open)
 
     def _joined(self, recorded: e.Recorded, event: e.WorkerJoined) -> None:
         if event.incarnation > self._incarnations.get(event.worker_id, -1):
@@ -257,7 +275,8 @@ class LawBook:
         inside = self._inside(request_id)
         before = inside[: inside.index(name)]
         is_tied = any(worker_id in self._segments[s].workers for s in before)
-        return [] if is_tied or self._segments[name].stage is Stage.DENOISE else before
+        lost = self._segments[name]
+        return [] if is_tied or (lost.stage is Stage.DENOISE and not lost.is_open) else before
 
     def _refused(self, recorded: e.Recorded, event: e.ActionRefused) -> None:
         """What comes before the refused segment goes on; with nothing before it the request starts over."""

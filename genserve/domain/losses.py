@@ -36,9 +36,10 @@ def _is_decoded(draft: Draft, request: Request) -> bool:
 
 
 def _segments_elsewhere(draft: Draft, request: Request, segment_id: str, worker_id: str) -> tuple[str, ...]:
-    """What comes before a lost encode or decode and runs on other workers: that goes on."""
+    """What comes before a lost encode, decode or open segment and runs on other workers: that goes on."""
     before = request.segments[: request.segments.index(segment_id)]
-    if draft.segments[segment_id].stage is Stage.DENOISE:
+    lost = draft.segments[segment_id]
+    if lost.stage is Stage.DENOISE and not lost.is_open:
         return ()
     return () if any(worker_id in draft.segments[s].workers for s in before) else before
 

@@ -58,11 +58,12 @@ def is_free(state: ClusterState, worker: Worker) -> bool:
 
 
 def ending(state: ClusterState, worker: Worker) -> str:
-    """The last segment of a queue that will have run before a decision could reach an idle worker; "" otherwise.
+    """The last segment of a queue that will have run, or stopped, before a decision could reach an idle worker; ""
+    otherwise.
 
     Another one may be queued behind it, so that no GPU idles while the news of its end travels.
     """
-    if not state.dispatch_us or not worker.queue or state.segments[worker.queue[0]].yielding:
+    if not state.dispatch_us or not worker.queue:
         return ""
     return worker.queue[-1] if 0 < release_us(state, worker) <= state.clock_us + lead_us(state) else ""
 

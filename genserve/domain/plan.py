@@ -14,7 +14,8 @@ class Action(Struct, frozen=True, tag_field="do", omit_defaults=True):
 class Start(Action, frozen=True, tag="start"):
     """Run one stage of a batch on a group: the first worker leads.
 
-    ``from_step`` is None where the segment named by ``after`` decides it (a regroup at an unknown boundary).
+    ``from_step`` is None where the stop of the segment named by ``after`` decides it (a regroup at an unknown
+    boundary): void, with what comes after it, where that segment is gone by then or ends without a stop.
     For encode and decode both steps are 0. The segment waits in its workers' queues behind ``after``.
     """
 
@@ -30,7 +31,9 @@ class Start(Action, frozen=True, tag="start"):
 
 
 class Yield(Action, frozen=True, tag="yield"):
-    """Stop a segment at its next step boundary; its requests pause, their later segments are dropped."""
+    """Stop a segment at its next step boundary; its requests pause, their later segments are dropped, but for an open
+    one (``from_step`` None) and what comes after it.
+    """
 
     segment_id: str
     reason: str

@@ -44,9 +44,11 @@ def chain(
     """The segments that finish a batch from where it stands: denoise on the group, encode and decode on its leader.
 
     Where the leader doesn't hold those stages, and somebody who does is not denoising, they run there. What doesn't
-    run on the group need not wait for ``after``.
+    run on the group need not wait for ``after``. Requests that are about to stop go on from there.
     """
     first = requests[0]
+    is_open = bool(first.segments)
+    after = first.segments[0] if is_open else after
     names = tuple(r.request_id for r in requests)
     stages = {Stage.ENCODE: (Stage.ENCODE, Stage.DENOISE, Stage.DECODE), Stage.DENOISE: (Stage.DENOISE, Stage.DECODE)}
     starts: list[Start] = []
@@ -62,7 +64,7 @@ def chain(
             stage,
             group,
             reason,
-            first.step if is_denoise else 0,
+            (None if is_open else first.step) if is_denoise else 0,
             first.spec.steps if is_denoise else 0,
             "" if is_apart else after,
         )

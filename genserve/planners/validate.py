@@ -5,7 +5,9 @@ Checked before a plan is recorded, live and in simulation, so that an illegal on
 
 from __future__ import annotations
 
-from genserve.domain.cluster import ClusterState, Request
+from collections.abc import Sequence
+
+from genserve.domain.cluster import ClusterState, Request, Segment
 from genserve.domain.placement import is_placed
 from genserve.domain.plan import Accept, Cancel, Defer, Load, Plan, Start, Unload, Yield
 from genserve.domain.request import Stage, Status
@@ -144,7 +146,7 @@ class _Check:
     def _position(self, request: Request) -> tuple[Stage, int | None]:
         """Where the request will be when its queued segments have run."""
         live = [self.state.segments[s] for s in request.segments if s in self.state.segments]
-        if any(s.yielding or s.segment_id in self.yielding for s in live):
+        if self._is_stopping(live):
             return request.stage, None
         if not live:
             return request.stage, request.step
@@ -152,6 +154,11 @@ class _Check:
         if last.stage is Stage.DENOISE and last.to_step < request.spec.steps:
             return Stage.DENOISE, last.to_step
         return self._following(last.stage), request.spec.steps if last.stage is Stage.DENOISE else request.step
+
+    def _is_stopping(self, live: Sequence[Segment]) -> bool:
+        """Whether it will stop with nothing queued that goes on from there."""
+        are_stops = [s.yielding or s.segment_id in self.yielding for s in live]
+        return any(are_stops) and not any(s.is_open for s in live[are_stops.index(True) + 1 :])
 
     def _beyond(self, request: Request, start: Start) -> tuple[Stage, int | None]:
         if start.stage is Stage.DENOISE and start.to_step < request.spec.steps:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from genserve.domain.cluster import ClusterState, Request, Segment
 from genserve.domain.costs import CostTable
+from genserve.domain.estimate import is_stopping, steps_done
 from genserve.domain.placement import ending, is_free
 from genserve.domain.request import Media, Shape, Stage, Status
 from genserve.planners.layout import layout_of
@@ -50,9 +51,10 @@ class Task:
 
     ``members`` are the tasks of a batch, () for a single request; a batch goes by the request of one of them.
     ``running`` is its denoising segment, ``node`` and ``degree`` that segment's place and width ("" and 0 if it doesn't
-    run), ``last`` the width it last ran at. ``is_idle``: it may be started. ``is_bound``: its pixels only wait for
-    encode or decode, or it is stopping; it can't be interrupted and needs no decision now. ``deadline_us`` is when its
-    pixels have to exist, so that the result is stored in time.
+    run), ``last`` the width it last ran at. ``is_idle``: it may be started, at once or from the stop that it is about
+    to make. ``is_bound``: its pixels only wait for encode or decode, or what it goes on with is queued; it can't be
+    interrupted and needs no decision now. ``deadline_us`` is when its pixels have to exist, so that the result is
+    stored in time.
     """
 
     __slots__ = (
@@ -239,9 +241,18 @@ class View:
     def _place(self, task: Task) -> None:
         """Where it runs, and how far the step in flight has come."""
         request, segments = task.request, self.state.segments
-        head = segments[request.segments[0]]
+        live = [segments[s] for s in request.segments]
+        head, beyond = live[0], next((i for i, s in enumerate(live) if i and s.is_open), 0)
+        if beyond:
+            self._bind(task, live[beyond:])
+            self.held.update(w for w in head.workers if self.is_taken(w))
+            return
+        if head.leader in self.ending and is_stopping(self.state, head):
+            task.is_idle = True
+            task.steps = float(head.to_step - steps_done(self.state, request) - 1)
+            return
         if head.stage is not Stage.DENOISE or not head.is_running or (self.ending and self._is_ending(head)):
-            self._bind(task, [segments[s] for s in request.segments])
+            self._bind(task, live)
             return
         task.running = head
         task.node = self.node_of[head.leader]

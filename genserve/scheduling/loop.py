@@ -78,14 +78,15 @@ class Loop:
     @property
     def wake_at_us(self) -> int:
         """When to be called even if nothing happens: the plan's wish, the next open verdict, or when a worker is about
-        to end that others wait for; 0 for never.
+        to end or to stop that others wait for, or its own request; 0 for never.
         """
         wishes = (self._planned_wake_us, next_verdict_us(self.state), self._next_ending_us())
         return min(filter(None, wishes), default=0)
 
     def _next_ending_us(self) -> int:
         """Of those workers that did not count as ending in the last decision."""
-        if not any(r.is_idle for r in self.state.requests.values()):
+        waits = any(r.is_idle for r in self.state.requests.values())
+        if not waits and not any(s.yielding for s in self.state.segments.values()):
             return 0
         return min((at_us for last, at_us in self._endings().items() if last not in self._counted), default=0)
 

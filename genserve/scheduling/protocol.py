@@ -34,10 +34,10 @@ class Member(Struct, frozen=True):
 class RunSegment(Struct, frozen=True):
     """Queue a segment. It begins when the worker's earlier segments have ended.
 
-    ``from_step`` None means: where the request then stands. ``epoch`` is the scheduler's; a group of two or more is
-    one of the world's ``generation``. ``after_on`` names the worker that runs ``after``, where that is
-    none of this group, and ``after_incarnation`` which of its lives: the segment begins when that has ended there, and
-    lets others pass until then.
+    ``from_step`` None means: where the stop of the segment before it leaves the request. ``epoch`` is the scheduler's;
+    a group of two or more is one of the world's ``generation``. ``after_on`` names the worker that runs ``after``,
+    where that is none of this group, and ``after_incarnation`` which of its lives: the segment begins when that has
+    ended there, and lets others pass until then.
     """
 
     epoch: int
@@ -57,6 +57,11 @@ class RunSegment(Struct, frozen=True):
     @property
     def leader(self) -> str:
         return self.group[0]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it goes on from a stop; void for a request that does not stop."""
+        return self.stage is Stage.DENOISE and self.from_step is None
 
 
 class Revise(Struct, frozen=True):

@@ -136,7 +136,7 @@ class Assignment(Struct, frozen=True):
 
 
 LEAVING = (p.Stopped, p.Dropped, p.Failed)
-"""Reports after which a request's later segments are void: the scheduler starts new ones."""
+"""Reports after which a request's later segments are void, but for open ones after a stop."""
 
 
 def run_segment(runner: Runner, assignment: Assignment, post: Post, files: Executor) -> None:
@@ -174,7 +174,7 @@ class _SegmentRun:
         self.restore()
         if not self.members:
             return
-        if self.revision.stop:
+        if self.revision.stop and not self.command.is_open:
             self.stop_before_start()
         elif self.command.stage is Stage.DENOISE:
             self.denoise()

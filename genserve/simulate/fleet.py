@@ -124,6 +124,8 @@ class Fleet(Gpus):
         if job.stage is Stage.DENOISE and job.segment_id in sample.jobs:
             self._report_to(job, min(job.to_step, job.boundary_after(self.now_us) - 1))
         self._pause_one(job, request_id)
+        if sample.jobs:
+            self._cancel(request_id)
         if job.segment_id in self._jobs and job.stage is Stage.DENOISE and job.reported < job.to_step:
             self._shrink(job)
 

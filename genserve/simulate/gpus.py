@@ -5,7 +5,7 @@ Also the weights they hold: what a segment lacks is loaded before it begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from genserve.domain import events as e
@@ -172,8 +172,10 @@ class Gpus:
         took_us = self.now_us - job.began_us
         for request_id in job.members:
             sample = self._samples[request_id]
+            void = self._split_at_stop(sample, job)[1]
             sample.jobs.remove(job.segment_id)
             self._say(request_id, e.StageFinished(job.segment_id, job.stage, sample.attempt, took_us))
+            self._leave(request_id, void)
             if job.stage is Stage.DECODE:
                 self._answer(request_id, sample)
         self._remove(job)
@@ -211,23 +213,28 @@ class Gpus:
         sample = self._samples[request_id]
         sample.was_paused = sample.was_paused or job.is_running
         self._say(request_id, e.RequestPaused(job.segment_id, sample.attempt, sample.step, sample.home))
-        self._leave_all(request_id)
+        self._leave(request_id, self._split_at_stop(sample, job)[0])
+
+    def _split_at_stop(self, sample: Sample, job: Job) -> tuple[list[str], list[str]]:
+        """A request's segments that run if that one does not stop, and those that go on from its stop."""
+        jobs = sample.jobs
+        begin = jobs.index(job.segment_id) + 1 if job.segment_id in jobs else len(jobs)
+        opens = (i for i, s in enumerate(jobs) if i >= begin and self._jobs[s].is_open)
+        cut = next(opens, len(jobs))
+        return jobs[:cut], jobs[cut:]
 
     def _leave_void(self, request_id: str) -> None:
         """Out of the segments that the log has voided while those before them go on."""
-        sample = self._samples[request_id]
-        for segment_id in [s for s in sample.jobs if s not in self.state.segments]:
-            sample.jobs.remove(segment_id)
-            job = self._jobs[segment_id]
-            job.members.remove(request_id)
-            if not job.members:
-                self._remove(job)
+        self._leave(request_id, [s for s in self._samples[request_id].jobs if s not in self.state.segments])
 
     def _leave_all(self, request_id: str) -> None:
-        """Out of its segments, queued ones too; the last member to leave frees the group."""
+        self._leave(request_id, tuple(self._samples[request_id].jobs))
+
+    def _leave(self, request_id: str, segment_ids: Sequence[str]) -> None:
+        """Out of some of its segments, queued ones too; the last member to leave frees the group."""
         sample = self._samples[request_id]
-        jobs, sample.jobs = sample.jobs, []
-        for segment_id in reversed(jobs):
+        sample.jobs = [s for s in sample.jobs if s not in segment_ids]
+        for segment_id in reversed(segment_ids):
             job = self._jobs.get(segment_id)
             if job is not None:
                 job.members.remove(request_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from genserve.domain.cluster import Request, Segment
 from genserve.domain.plan import Start
-from genserve.domain.request import RequestSpec, Status
+from genserve.domain.request import RequestSpec, Stage, Status
 
 
 class Sample:
@@ -30,8 +30,8 @@ class Job:
     """
 
     __slots__ = (
-        "after", "began_us", "from_step", "is_running", "members", "model", "paid_us", "period_us", "ready_us",
-        "reported", "segment_id", "stage", "stopping", "ticket", "to_step", "workers",
+        "after", "began_us", "from_step", "is_open", "is_running", "members", "model", "paid_us", "period_us",
+        "ready_us", "reported", "segment_id", "stage", "stopping", "ticket", "to_step", "workers",
     )  # fmt: skip
 
     def __init__(self, start: Start | Segment) -> None:
@@ -43,6 +43,7 @@ class Job:
         self.from_step = start.from_step
         self.to_step = start.to_step
         self.after = start.after
+        self.is_open = start.stage is Stage.DENOISE and start.from_step is None
         self.is_running = False
         self.stopping = False
         self.ready_us = 0

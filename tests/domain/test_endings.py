@@ -107,4 +107,5 @@ def test_others_may_be_queued_behind_a_stop_a_lead_before_its_boundary() -> None
     history.of("r1", e.StageStarted("r1-denoise", DENOISE, 0, ("w0",)), at_us=100_000)
     history.decide(Yield("r1-denoise", "gives way"), at_us=150_000)
     assert endings(history.state) == {"r1-decode": 200_000 - 2 * DISPATCH_US}
-    assert ending(at(history.state, 199_000), history.state.workers["w0"]) == "", "its GPU is its own until then"
+    worker = history.state.workers["w0"]
+    assert [ending(at(history.state, us), worker) for us in (189_999, 190_000)] == ["", "r1-decode"]
