@@ -7,7 +7,7 @@ wide groups possible.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from genserve.domain.placement import holders, is_placed, places
 from genserve.domain.request import Stage
@@ -24,7 +24,8 @@ class Places:
         self._state = view.state
         self.free: dict[str, list[str]] = {node: list(ids) for node, ids in view.free.items()}
         self.count = view.free_count
-        self._ending = dict(view.ending)
+        self._ending = view.ending
+        self._stops = view.stops
 
     def room(self, node: str) -> int:
         return len(self.free.get(node, ()))
@@ -57,24 +58,6 @@ class Places:
         """The segment behind which a group's next one is queued, "" where all of it is idle."""
         return next((self._ending[w] for w in group if w in self._ending), "")
 
-    def open(self, ending: Mapping[str, str]) -> None:
-        """GPUs that are about to be free, with the segments that they end with."""
-        self._ending.update(ending)
-        self.give_back(ending)
-
-    def close(self, workers: Iterable[str]) -> None:
-        """Those of them that nobody took are not to be had after all."""
-        for worker_id in workers:
-            if worker_id in self.free[self.node_of(worker_id)]:
-                self._remove(self.node_of(worker_id), (worker_id,))
-
-    def give_back(self, workers: Iterable[str]) -> None:
-        """GPUs that are free after all."""
-        for worker_id in workers:
-            node = self.node_of(worker_id)
-            self.free[node] = sorted([*self.free.get(node, []), worker_id])
-            self.count += 1
-
     def reserve(self, node: str, count: int) -> None:
         """Keep so many GPUs of a node idle: someone grows into them at its next boundary."""
         self.free[node] = self.free[node][: len(self.free[node]) - count]
@@ -100,13 +83,17 @@ class Places:
         blocks = (tuple(members[i : i + degree]) for i in range(0, len(members) - degree + 1, degree))
         whole = [b for b in blocks if free.issuperset(b)]
         if whole:
-            block = min(whole, key=lambda b: (home not in b, self._spoils(members, b, free), b))
+            block = min(whole, key=lambda b: (home not in b, self._spoils(members, b, free), self._moves(b, home), b))
         elif self._aligned_only:
             return None
         else:
-            order = sorted(usable, key=lambda w: (w != home, w))
+            order = sorted(usable, key=lambda w: (w != home, w in self._stops, w))
             block = tuple(order[:degree])
         return block if home not in block else (home, *(w for w in block if w != home))
+
+    def _moves(self, block: tuple[str, ...], home: str) -> bool:
+        """Whether another request would have to move, which is about to stop there and could go on."""
+        return any(w in self._stops and w != home for w in block)
 
     def _spoils(self, members: Sequence[str], block: tuple[str, ...], free: set[str]) -> int:
         """How large a free block would be broken up."""

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from genserve.domain.estimate import boundary_us
-from genserve.domain.placement import lead_us
 from genserve.domain.plan import AnyAction, Plan, Start, Waiting, Yield
 from genserve.planners.assign import SegmentIds, chain
 from genserve.planners.layout import power_of_two
@@ -50,7 +48,6 @@ class Realisation:
         self.ids = SegmentIds(view.state)
         self.actions: list[AnyAction] = []
         self.flagged: list[Task] = []
-        self.started: set[str] = set()
         self.cost_us = view.prices.switch_us + view.prices.resume_us
 
     def _settle_nodes(self) -> None:
@@ -79,7 +76,7 @@ class Realisation:
             self._grow(targets, node)
 
     def _make_room(self, node: str, waiting: Sequence[Target], lack: int) -> None:
-        """Step by step: room, starts, stops, images that cannot wait, who follows a stop."""
+        """Step by step: room, starts, stops, images that cannot wait."""
         tasks = [t for t in self.view.tasks if t.running is not None and t.node == node]
         coming = self._coming(tasks, node)
         missing = self.view.gpus if self.style.is_eager else lack - self.places.room(node) - coming
@@ -91,10 +88,8 @@ class Realisation:
         short = self._start_waiting(waiting, room_us, node)
         for victim in victims:
             self._flag(victim, "shrinks" if wanted[victim.request_id] else "gives way")
-        gone = [t for t in stopping if not wanted[t.request_id]]
         if self.style.image_exception and self.style.may_pause:
-            gone += self._hurry_images(short, tasks, stopping)
-        self._follow(short, gone, room_us, node)
+            self._hurry_images(short, tasks, stopping)
 
     def _wanted_here(self, task: Task, node: str) -> int:
         target = self.wanted.get(task.request_id)
@@ -146,22 +141,6 @@ class Realisation:
                 self._start(task, _useful(task, width), target.reason, node=node)
         return short
 
-    def _follow(self, short: Sequence[Target], gone: Sequence[Task], room_us: float, node: str) -> None:
-        """Queue who found no room behind stops that take effect before another decision could reach their GPUs."""
-        ending = self._stopping_soon(gone)
-        if ending:
-            self.places.open(ending)
-            self._start_waiting([t for t in short if t.task.request_id not in self.started], room_us, node)
-            self.places.close(ending)
-
-    def _stopping_soon(self, gone: Sequence[Task]) -> dict[str, str]:
-        """GPUs of tasks that give way wholly and soon, and the last segment that is queued there."""
-        state = self.view.state
-        by_us = state.clock_us + lead_us(state) if state.dispatch_us else 0
-        segments = [t.running for t in gone if t.running is not None]
-        soon = [segment for segment in segments if by_us and boundary_us(state, segment) <= by_us]
-        return {w: state.workers[w].queue[-1] for s in soon for w in s.workers if w not in self.view.held}
-
     def _start(self, task: Task, degree: int, reason: str, *, node: str) -> None:
         group = self.places.try_take(degree, home=task.request.home, node=node, model=task.request.spec.model)
         while group is None and degree > 1:
@@ -170,7 +149,6 @@ class Realisation:
         if group is not None:
             together = f"{reason}, a batch of {task.size}" if task.members else reason
             after = self.places.last_on(group)
-            self.started.update(r.request_id for r in task.requests)
             self.actions.extend(chain(task.requests, group, ids=self.ids, after=after, reason=together))
 
     def _holds(self, target: Target, width: int, room_us: float) -> bool:
@@ -183,7 +161,7 @@ class Realisation:
 
     # ── images that cannot wait ──────────────────────────────────────────────────────────────────────────
 
-    def _hurry_images(self, short: Sequence[Target], tasks: Sequence[Task], stopping: Sequence[Task]) -> list[Task]:
+    def _hurry_images(self, short: Sequence[Target], tasks: Sequence[Task], stopping: Sequence[Task]) -> None:
         """Where the flagged boundaries come too late for a saved image, stop the video with the nearest one instead."""
         stops = sorted(t.boundary_us for t in stopping)
         urgent = {t.task.request_id for t in self.targets if t.is_urgent}
@@ -201,7 +179,6 @@ class Realisation:
             if video is not None:
                 self._flag(video, f"stops for image {task.request_id}, which cannot wait for others")
                 stopped.append(video)
-        return stopped
 
     # ── growth ───────────────────────────────────────────────────────────────────────────────────────────
 

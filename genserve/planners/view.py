@@ -140,8 +140,8 @@ def _within(degrees: tuple[int, ...], largest: int) -> tuple[int, ...]:
 class View:
     """The cluster for one decision: tasks by deadline, GPUs that are free, and work that can't be interrupted.
 
-    GPUs that are about to be free count as free; ``ending`` are the segments that they end with. ``held`` are the GPUs
-    of bound tasks.
+    GPUs that are about to be free count as free; ``ending`` are the segments that they end with, and ``stops`` those
+    where a request is about to stop that may go on there. ``held`` are the GPUs of bound tasks.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -155,6 +155,7 @@ class View:
         self._classes: dict[tuple[str, Shape], tuple[Profile, float]] = {}
         self._bound: list[float] = []
         self.held: set[str] = set()
+        self.stops: set[str] = set()
         self.tasks = self._tasks()
         self._all_bound_us = sum(self._bound)
         self._longest_bound_us = max(self._bound, default=0.0)
@@ -248,6 +249,7 @@ class View:
             self.held.update(w for w in head.workers if self.is_taken(w))
             return
         if head.leader in self.ending and is_stopping(self.state, head):
+            self.stops.add(head.leader)
             task.is_idle = True
             task.steps = float(head.to_step - steps_done(self.state, request) - 1)
             return

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
+from genserve.domain.estimate import is_stopping
 from genserve.domain.plan import Plan, Start
 from genserve.domain.request import RequestSpec, Stage
 from genserve.planners.registry import build_planner
@@ -101,30 +102,76 @@ def within_a_step(scene: Scene) -> ClusterState:
     return replace(state, dispatch_us=step_us, clock_us=scene.now_us)
 
 
-def test_whoever_another_gives_way_to_is_queued_behind_its_stop() -> None:
-    scene = a_scene(1).run(FIRST, "w0").wait(URGENT)
+def stopping(scene: Scene) -> ClusterState:
+    """The state once the stops that were just decided are in the log, still within a lead of their boundary."""
     found = plan(within_a_step(scene))
-    first = next(a for a in found.actions if isinstance(a, Start))
-    assert stopped(found) == ["first"]
+    assert stopped(found)
+    assert started(found) == {}
+    return within_a_step(scene.decide(*found.actions))
+
+
+def first_start(found: Plan) -> Start:
+    return next(a for a in found.actions if isinstance(a, Start))
+
+
+def test_whoever_another_gives_way_to_is_queued_behind_its_stop() -> None:
+    first = first_start(plan(stopping(a_scene(1).run(FIRST, "w0").wait(URGENT))))
     assert (first.request_ids, first.after) == (("urgent",), "first-decode")
 
 
 def test_nobody_is_queued_behind_a_stop_that_still_takes_a_while() -> None:
     scene = a_scene(1).run(FIRST, "w0").wait(URGENT)
-    found = plan(replace(scene.state, dispatch_us=1, clock_us=scene.now_us))
-    assert (stopped(found), started(found)) == (["first"], {})
+    scene.decide(*plan(replace(scene.state, dispatch_us=1, clock_us=scene.now_us)).actions)
+    assert plan(replace(scene.state, dispatch_us=1, clock_us=scene.now_us)).actions == ()
 
 
 def test_only_one_is_queued_behind_a_stop() -> None:
     scene = a_scene(1).run(FIRST, "w0").wait(URGENT)
-    scene.decide(*plan(within_a_step(scene)).actions).wait(a_spec("image-S", "another"))
+    scene.decide(*plan(stopping(scene)).actions).wait(a_spec("image-S", "another"))
     view = View(within_a_step(scene))
     assert (view.open_gpus, view.free_count) == (0, 0)
     assert plan(view.state).actions == ()
 
 
-def test_a_video_that_only_shrinks_keeps_its_other_gpus_for_itself() -> None:
+def narrowed() -> tuple[Scene, Plan]:
+    """A large video that is asked to make room for an image, and what is decided once it is about to stop."""
     scene = a_scene(2).run(a_spec("video-L", "wide"), "w0", "w1").wait(URGENT)
-    found = plan(within_a_step(scene))
-    assert started(found) == {}
-    assert [a.reason for a in found.actions] == ["shrinks"]
+    return scene, plan(stopping(scene))
+
+
+def test_a_video_that_shrinks_goes_on_from_its_own_stop_beside_whom_it_made_room_for() -> None:
+    _, found = narrowed()
+    starts = {a.request_ids[0]: a for a in reversed(found.actions) if isinstance(a, Start)}
+    wide = starts["wide"]
+    assert (wide.workers, wide.from_step, wide.after) == (("w0",), None, "wide-denoise")
+    assert starts["urgent"].workers == ("w1",)
+
+
+def test_a_video_that_goes_on_from_its_own_stop_is_not_planned_again() -> None:
+    scene, found = narrowed()
+    scene.decide(*found.actions)
+    view = View(within_a_step(scene))
+    assert all(task.is_bound for task in view.tasks)
+    assert (view.free_count, view.held) == (0, {"w0", "w1"})
+    assert plan(view.state).actions == ()
+
+
+def test_a_second_start_from_one_stop_is_refused() -> None:
+    scene, found = narrowed()
+    again = next(a for a in found.actions if isinstance(a, Start) and a.from_step is None)
+    scene.decide(*found.actions)
+    assert find_faults(scene.state, Plan((replace(again, segment_id="again"),)))
+
+
+def test_a_batch_goes_on_only_after_its_stop_is_told() -> None:
+    scene = a_scene(1).run(FIRST, "w0").wait(URGENT)
+    state = stopping(scene)
+    batched = replace(state.segments["first-denoise"], request_ids=("first", "other"))
+    assert not is_stopping(state, batched)
+    assert is_stopping(state, state.segments["first-denoise"])
+
+
+def test_what_ends_at_its_next_boundary_does_not_stop_there() -> None:
+    scene = a_scene(1).run(FIRST, "w0", step=FIRST.steps - 1)
+    segment = replace(scene.state.segments["first-denoise"], yielding=True)
+    assert not is_stopping(within_a_step(scene), segment)
