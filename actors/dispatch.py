@@ -29,6 +29,13 @@ class Dispatch:
             for action in recorded.event.actions:
                 self._act(action)
 
+    def stop_void(self, before: ClusterState) -> None:
+        """Stop what a loss has voided on workers that live: it would run on for nobody."""
+        state = self._state()
+        for segment_id, segment in before.segments.items():
+            if segment_id not in state.segments and segment.leader in state.workers:
+                self._revise(segment, stop=True)
+
     def resend(self) -> None:
         """Send everything again that is under way: after a change of leader nobody knows what arrived.
 

@@ -28,7 +28,7 @@ from actors.recollection import Recollection
 from actors.request import RequestActorSettings
 from actors.verdicts import Verdicts, admission_of, parameters_of
 from genserve.config import Settings
-from genserve.domain.events import REQUEST_ENDS, AnyEvent, Recorded, WakeReached
+from genserve.domain.events import REQUEST_ENDS, AnyEvent, Recorded, WakeReached, WorkerLost
 from genserve.domain.ids import REQUEST_STREAM, SCHEDULER_STREAM
 from genserve.domain.request import Status
 from genserve.errors import CallerError, GenServeError, InvariantBroken
@@ -191,11 +191,14 @@ class Scheduler:
             self._loop.fold(batch)
             return ()
         self._release_ended(batch)
+        before = self._loop.state
         try:
             units = [Unit(stream, (event,)) for stream, event in self._loop.observe(batch, self._clock_us())]
         except InvariantBroken as error:
             self._log.error("planner refused", code=error.code, message=error.message)
             return ()
+        if any(isinstance(recorded.event, WorkerLost) for recorded in batch):
+            self._dispatch.stop_void(before)
         self._set_alarm()
         return units
 

@@ -51,12 +51,15 @@ class _Standing(Enum):
 
 
 class _Life(Struct):
-    """A live request: the steps done and by which attempt, the newest attempt, and its segments as decided."""
+    """A live request: the steps done and by which attempt, the newest attempt with the segments that began in it, and
+    all its segments as decided.
+    """
 
     is_submitted: bool = False
     attempt: int = 0
     stepped_by: int = 0
     done: int = 0
+    begun: list[str] = []
     segments: dict[str, _Standing] = {}
 
 
@@ -109,7 +112,7 @@ class LawBook:
         life = self._life(request_id)
         if not life.is_submitted or type(event) is e.RequestSubmitted:
             self._check_submitted(recorded, request_id, life)
-        if self._is_late(life, event):
+        if self._is_late(request_id, life, event):
             self._note_late(life, event)
             return False
         return True
@@ -145,11 +148,15 @@ class LawBook:
             life = self._live[request_id] = _Life()
         return life
 
-    def _is_late(self, life: _Life, event: e.Event) -> bool:
+    def _is_late(self, request_id: str, life: _Life, event: e.Event) -> bool:
+        """What began in an attempt is over when the next one is heard of."""
         if not isinstance(event, _OF_AN_ATTEMPT):
             return False
         if event.attempt < life.attempt:
             return True
+        if event.attempt > life.attempt:
+            self._leave(request_id, life.begun, _Standing.VOID)
+            life.begun = []
         life.attempt = event.attempt
         return not isinstance(event, e.AttemptFailed) and life.segments.get(event.segment_id) is _Standing.VOID
 
@@ -165,6 +172,7 @@ class LawBook:
         life = self._life(request_id)
         if event.segment_id in life.segments:
             life.segments[event.segment_id] = _Standing.INSIDE
+            life.begun.append(event.segment_id)
         else:
             self._broken("causality", recorded, f"{request_id} runs in {event.segment_id}, which nobody decided")
         if event.stage is Stage.DENOISE and event.from_step > life.done:

@@ -222,6 +222,7 @@ class _SegmentRun:
     # ── denoise ──────────────────────────────────────────────────────────────────────────────────────────
 
     def denoise(self) -> None:
+        self.check_held()
         batch = self.runner.begin(self.members)
         self.set_unfit_aside()
         if not self.members:
@@ -308,6 +309,14 @@ class _SegmentRun:
         for member in self.members:
             home = self.command.leader if self.runner.holds(member.request_id, member.attempt) else ""
             self.tell(p.Stopped, member, self.command.from_step or 0, home, _clock_us())
+
+    def check_held(self) -> None:
+        """Whoever goes on from a stop does not begin anew, nor from an older checkpoint, within one attempt."""
+        if not self.command.is_open:
+            return
+        for member in self.members:
+            if not self.runner.holds(member.request_id, member.attempt):
+                raise GenServeError("latents_lost", f"{member.request_id} was to go on from {self.command.after}")
 
     def check_step(self, step: int) -> None:
         expected = self.command.from_step

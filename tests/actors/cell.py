@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from genserve.domain.request import RequestSpec, Shape, Status
 from genserve.journal.contract import Group, Head, Storage, StorageAway
 from genserve.journal.memory import MemoryStorage
 from genserve.scheduling import protocol as p
+from genserve.scheduling import segments
 from genserve.scheduling.gateway import Submission
 from tests.actors.fake_runner import FakeRunner, Hook
 from tests.actors.virtual_time import START_US, CountedThread, VirtualLoop
@@ -150,6 +152,13 @@ class LocalCell:
         if verb == "step":
             self.loop.sleep_in_thread(STEP_S)
         self.hook(verb, members, step)
+
+    def measure_virtual_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers report how long their steps take on the cell's clock, not on this machine's."""
+        clock = SimpleNamespace(
+            perf_counter_ns=lambda: int(self.loop.time() * 1e9), time_ns=lambda: self.loop.clock_us() * 1000
+        )
+        monkeypatch.setattr(segments, "time", clock)
 
     def hold_results(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """From now on decoded frames are not encoded until ``release_results``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,6 @@ from genserve.domain import events as e
 from genserve.domain.costs import UNKNOWN_STEP_US
 from genserve.domain.plan import Start
 from genserve.scheduling import protocol as p
-from genserve.scheduling import segments
 from tests.actors.cell import LocalCell, WatchedStorage, a_video, an_image, told
 from tests.actors.test_crashes import VICTIMS, Kill, at, submit
 from tests.actors.virtual_time import run
@@ -34,10 +32,7 @@ class SlowCell(LocalCell):
         super().__init__(folder, workers=1, planner="save", hook=self._work, **changes)  # type: ignore[arg-type]
         assert isinstance(self.storage, WatchedStorage)
         self.storage.before = lambda group: self.loop.jump(COMMIT_S)
-        clock = SimpleNamespace(
-            perf_counter_ns=lambda: int(self.loop.time() * 1e9), time_ns=lambda: self.loop.clock_us() * 1000
-        )
-        monkeypatch.setattr(segments, "time", clock)
+        self.measure_virtual_time(monkeypatch)
 
     def _work(self, verb: str, members: tuple[p.Member, ...], step: int) -> None:
         if verb == "decode":
