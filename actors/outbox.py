@@ -77,7 +77,7 @@ class Outbox:
         """What begins from now on is not told before ``told``: another worker's ends that come first in the log."""
         self._count += 1
         self._ends_untold[self._count] = ""
-        task = asyncio.create_task(self._wait_for_other(self._count, told))
+        task = asyncio.create_task(self._wait_for_other(self._count, asyncio.ensure_future(told)))
         self._owed.add(task)
         task.add_done_callback(self._owed.discard)
 
