@@ -62,7 +62,8 @@ class Bench:
         self.ear = await self._runtime.spawn("ear", Ear)
         for name in WORKERS:
             self._workers[name] = await self._runtime.spawn(name, make_worker, name, self._settings, threads=1)
-        await asyncio.gather(*(w.ask("hello", 1, 0) for w in self._workers.values()))
+        hellos = await asyncio.gather(*(w.ask("hello", 1, 0) for w in self._workers.values()))
+        self.incarnations = {hello.worker_id: hello.incarnation for hello in hellos}
         self.worlds = Worlds(self.ask, epoch=1)
         self.worlds.grow(dict.fromkeys(WORKERS, "node-0"))
         return self
@@ -85,7 +86,14 @@ class Bench:
         return await self._workers[worker_id].ask(method, *args)
 
     async def begin(
-        self, stage: Stage, members: Sequence[p.Member], group: tuple[str, ...], steps: tuple[int | None, int] = (0, 0)
+        self,
+        stage: Stage,
+        members: Sequence[p.Member],
+        group: tuple[str, ...],
+        steps: tuple[int | None, int] = (0, 0),
+        *,
+        after: str = "",
+        after_on: str = "",
     ) -> str:
         """Queue a segment on every worker of its group."""
         self._count += 1
@@ -99,6 +107,9 @@ class Bench:
             from_step=steps[0],
             to_step=steps[1],
             generation=self.worlds.generation,
+            after=after,
+            after_on=after_on,
+            after_incarnation=self.incarnations[after_on] if after_on else 0,
         )
         for worker_id in group:
             (answer,) = await self.ask(worker_id, "obey", (command,))

@@ -59,6 +59,24 @@ async def test_a_video_widened_narrowed_paused_and_moved_keeps_every_pixel(bench
     assert np.array_equal(made.frames, undisturbed(models_dir, spec))
 
 
+async def test_a_video_goes_on_wider_narrower_and_elsewhere_from_its_own_stops(bench: Bench, models_dir: Path) -> None:
+    spec = a_spec("going-on", seed=7, steps=40)
+    member = a_member(spec, "worker-0")
+    await bench.run(Stage.ENCODE, a_member(spec), ("worker-0",))
+    segments = [await bench.begin(Stage.DENOISE, (member,), ("worker-0",), (0, 40))]
+    ends: list[p.Stopped] = []
+    for group, after_on in ((WORKERS, ""), (("worker-0",), ""), (("worker-1",), "worker-0")):
+        await bench.ear.ask("first", (p.Stepped,), segments[-1], "going-on")
+        after = segments[-1]
+        segments.append(await bench.begin(Stage.DENOISE, (member,), group, (None, 40), after=after, after_on=after_on))
+        await bench.pause(after, "worker-0")
+        ends.append(await bench.end(after, member))
+    assert 0 < ends[0].step < ends[1].step < ends[2].step < 40
+    assert isinstance(await bench.end(segments[-1], member), p.Ended)
+    made = await bench.run(Stage.DECODE, a_member(spec, "worker-1"), ("worker-1",))
+    assert np.array_equal(made.frames, undisturbed(models_dir, spec))
+
+
 async def test_a_member_without_the_weights_loads_them_before_it_takes_part(bench: Bench, models_dir: Path) -> None:
     spec = a_spec("loading", seed=6)
     await bench.ask("worker-1", "obey", (p.HoldStage(1, spec.model, Stage.DENOISE, False),))
