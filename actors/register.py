@@ -61,6 +61,8 @@ class Register:
         before = self._revisions.get(command.after)
         if before is not None:
             self._skip(command.segment_id, before.skip)
+            if command.is_open:
+                before.goes_on = tuple(m.request_id for m in command.members)
         elif command.after in self._ended:
             self.skip(command, self._milestones.find(command.after))
 

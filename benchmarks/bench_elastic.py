@@ -5,7 +5,8 @@
 The plain side is what a user would write: two processes, the global process group, diffusers' own configuration on a
 device mesh, one Wan pipeline, steps timed by its callback. Ours are the measuring processes of ``genserve profile``,
 whose steps are those of a worker, plus the leader's word, timed apart. The two sides take turns. Bubbles, the time that
-passes on a worker's step thread between two queued segments, are taken from a worker of its own.
+passes on a worker's step thread between two queued segments, are taken from a worker of its own, and what a change of
+course costs a running video from two workers on Ray, by their clocks.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bubbles import measure_bubbles
+from benchmarks.changes import measure_changes
 from genserve.diffusion.build import build_models
 from genserve.diffusion.catalog import Catalog
 from genserve.domain.request import Shape, Stage
@@ -55,6 +57,9 @@ def main() -> None:
     prices |= {"widen": round(statistics.median(widen)), "narrow": round(statistics.median(narrow))}
     report(ours, plain, statistics.median(words), prices)
     report_bubbles(measure_bubbles(options.models, MODEL, shape, steps=options.steps, rounds=ROUNDS * 2))
+    for name, gaps in measure_changes(options.models, MODEL, shape, rounds=ROUNDS * 3).items():
+        middle, worst = statistics.median(gaps) / 1e3, max(gaps) / 1e3
+        print(f"a running video {name}: {middle:.2f} ms; worst of {len(gaps)} {worst:.2f}")
 
 
 def report(ours: dict[int, list[int]], plain: dict[int, list[int]], word_us: float, prices: dict[str, int]) -> None:

@@ -107,12 +107,16 @@ class Runner(Protocol):
 
 
 class Revision:
-    """What has been changed about a segment since it was queued; written by the loop, read at boundaries."""
+    """What has been changed about a segment since it was queued; written by the loop, read at boundaries.
 
-    __slots__ = ("drop", "skip", "stop")
+    ``goes_on`` are requests that go on from its stop on this worker: no checkpoint has to wait for them.
+    """
+
+    __slots__ = ("drop", "goes_on", "skip", "stop")
 
     def __init__(self) -> None:
         self.stop = False
+        self.goes_on: tuple[str, ...] = ()
         self.drop: tuple[str, ...] = ()
         self.skip: tuple[str, ...] = ()
 
@@ -261,8 +265,8 @@ class _SegmentRun:
 
     def close(self, batch: Any, step: int) -> None:
         is_done = step >= self.command.to_step
-        if not is_done:
-            for member in self.members:
+        for member in () if is_done else self.members:
+            if member.request_id not in self.revision.goes_on:
                 self.save(batch, member, step)
         self.runner.end(batch)
         if is_done:

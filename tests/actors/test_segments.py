@@ -129,6 +129,29 @@ def test_a_stopped_request_keeps_its_latents_on_the_device() -> None:
     assert bench.runner.holds("r1", 0)
 
 
+def test_a_stop_that_a_request_goes_on_from_writes_no_checkpoint() -> None:
+    bench = Bench()
+    bench.at["step", 1] = bench.stop
+    bench.revision.goes_on = ("r1",)
+    assert brief(bench.run(Stage.DENOISE, a_member(steps=5)))[-2:] == [("Stepped", "r1", 2), ("Stopped", "r1", 2)]
+    bench.revision = Revision()
+    assert brief(bench.run(Stage.DENOISE, a_member(steps=5), from_step=None, after="s0"))[0] == ("Began", "r1", None)
+    assert bench.reports[0].from_step == 2  # type: ignore[union-attr]
+
+
+def test_whoever_is_to_go_on_without_latents_fails_instead_of_beginning_anew() -> None:
+    (failed,) = Bench().run(Stage.DENOISE, a_member(), from_step=None, after="s0")
+    assert isinstance(failed, p.Failed)
+    assert failed.code == "latents_lost"
+
+
+def test_a_stop_of_what_goes_on_is_told_with_the_step_that_it_went_on_from() -> None:
+    bench = Bench()
+    bench.at["step", 1] = bench.stop
+    bench.run(Stage.DENOISE, a_member(steps=5))
+    assert brief(bench.run(Stage.DENOISE, a_member(steps=5), from_step=None))[-1] == ("Stopped", "r1", 2)
+
+
 def test_a_stop_during_the_last_step_changes_nothing() -> None:
     bench = Bench()
     bench.at["step", 2] = bench.stop

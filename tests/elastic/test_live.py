@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from benchmarks.driven_workers import WORKERS, Bench
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.load import load_model
 from genserve.domain.request import RequestSpec, Stage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.device import generation_of
-from tests.elastic.live import WORKERS, Bench, a_member, a_spec
+from tests.elastic.live import a_member, a_spec
 
 pytestmark = [
     pytest.mark.ray,
