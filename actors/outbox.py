@@ -10,13 +10,15 @@ from math import inf
 
 from actors.framework.runtime import Runtime, UnreachableError
 from genserve.errors import GenServeError
-from genserve.scheduling.protocol import AnyReport, Began, Decoded, Ended, Preview, Snapshot, Stepped
+from genserve.scheduling.protocol import AnyReport, Began, Decoded, Ended, Preview, Snapshot, Stepped, Stopped
 from genserve.scheduling.segments import LEAVING
 from observability.logging import get_logger
 
 RETRY_S = 0.2
 GATHER_S = 0.25
 """How long progress waits for company, so that a message per step does not compete with the steps."""
+GOING_ON_S = 0.02
+"""How long a stop waits to be told together with the beginning that follows at once."""
 OWED_S = 10.0
 """How long a beginning waits for another worker to tell what comes before it; then it does not answer any more."""
 CLOSING = (Ended, *LEAVING)
@@ -129,13 +131,22 @@ class Outbox:
         return lane[0][0] if lane else inf
 
     async def _gather(self, request_id: str) -> None:
-        """Wait a little while there is nothing to tell but progress, and nothing that has to wait for it."""
-        news = self._news.setdefault(request_id, asyncio.Event())
+        """Wait a little while there is nothing to tell but progress, and nothing that has to wait for it; a stop waits
+        for what goes on from it.
+        """
         queue, next_bulky = self._lanes[request_id, False], self._first(request_id, is_bulky=True)
         if all(isinstance(report, Stepped) for _, report in queue) and not queue[0][0] < next_bulky < inf:
-            news.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), GATHER_S)
+            await self._wait_for_news(request_id, GATHER_S)
+        last = queue[-1][1]
+        if isinstance(last, Stopped) and last.goes_on:
+            await self._wait_for_news(request_id, GOING_ON_S)
+
+    async def _wait_for_news(self, request_id: str, limit_s: float) -> None:
+        """Until something is reported that is more than progress."""
+        news = self._news.setdefault(request_id, asyncio.Event())
+        news.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(news.wait(), limit_s)
 
     def _ready(self, queue: deque[Numbered]) -> tuple[Numbered, ...]:
         """The longest head of the queue that may be told now; at least its first report."""

@@ -85,8 +85,10 @@ class Teams:
         membership = self._memberships[command.segment_id] = Membership(self._worker_id, command)
         if command.segment_id in self._given_up:
             membership.give_up()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._joining(command.generation).wait(), JOIN_S)
+        joining = self._joining(command.generation)
+        if not joining.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(joining.wait(), JOIN_S)
         if membership.leads:
             for worker_id in command.group[1:]:
                 self._outbox.owe(self._settlement(worker_id, command))

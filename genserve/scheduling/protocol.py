@@ -189,11 +189,15 @@ class Decoded(Report, frozen=True):
 
 
 class Stopped(Report, frozen=True):
-    """The segment stopped before its end because it was told to; ``home`` holds the latents, if there are any."""
+    """The segment stopped before its end because it was told to; ``home`` holds the latents, if there are any.
+
+    ``goes_on``: an open segment of this worker goes on from there at once.
+    """
 
     step: int
     home: str
     at_us: int = 0
+    goes_on: bool = False
 
 
 class Dropped(Report, frozen=True):

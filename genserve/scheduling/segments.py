@@ -265,15 +265,16 @@ class _SegmentRun:
 
     def close(self, batch: Any, step: int) -> None:
         is_done = step >= self.command.to_step
+        going_on = self.revision.goes_on
         for member in () if is_done else self.members:
-            if member.request_id not in self.revision.goes_on:
+            if member.request_id not in going_on:
                 self.save(batch, member, step)
         self.runner.end(batch)
         if is_done:
             self.tell_ended()
             return
         for member in self.members:
-            self.tell(p.Stopped, member, step, self.command.leader, _clock_us())
+            self.tell(p.Stopped, member, step, self.command.leader, _clock_us(), member.request_id in going_on)
 
     def save(self, batch: Any, member: p.Member, step: int) -> None:
         """Copy now, serialise and report from the files thread, so that the next step need not wait."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,25 +20,36 @@ from tests.actors.cell import ENDED, LocalCell, WatchedStorage, a_video, an_imag
 from tests.actors.test_crashes import VICTIMS
 from tests.actors.virtual_time import START_US, run
 from tests.builders import SECOND
+from tests.wander import Wander, wander
+
+__all__ = ["wander"]
 
 SHORT = range(3)
 SOAK = [int(os.environ["SEED"])] if "SEED" in os.environ else range(100, 160)
 REQUESTS = 12
 DEATHS = 5
+POSITIONS = range(6, 150)
+"""Where somebody dies, in a log of some 300."""
 PLANNERS = ("fifo", "sjf", "srtf", "edf")
 
 
 class Chaos:
     """One run: what is sent, cancelled and killed follows from the seed."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(
+        self, seed: int, folder: Path, *, planners: Sequence[str] = PLANNERS, positions: range = POSITIONS
+    ) -> None:
         self.draw = random.Random(seed)
+        self.planners = planners
+        self.positions = positions
         self.folder = folder
         self.acknowledged: list[RequestSpec] = []
         self.cancelled: set[str] = set()
 
-    async def main(self) -> LocalCell:
-        cell = await LocalCell(self.folder, planner=self.draw.choice(PLANNERS)).start()
+    async def main(self, prepare: Callable[[LocalCell], None] = lambda cell: None) -> LocalCell:
+        cell = LocalCell(self.folder, planner=self.draw.choice(self.planners))
+        prepare(cell)
+        await cell.start()
         assert isinstance(cell.storage, WatchedStorage)
         cell.storage.after = self.killer(cell)
         async with asyncio.timeout(3600):
@@ -48,7 +59,7 @@ class Chaos:
 
     def killer(self, cell: LocalCell) -> Callable[[Group], None]:
         """Somebody dies behind each of some random positions; sometimes again during the recovery."""
-        positions = sorted(self.draw.sample(range(6, 150), DEATHS))
+        positions = sorted(self.draw.sample(self.positions, DEATHS))
 
         def watch(group: Group) -> None:
             if positions and positions[0] <= group.last:
@@ -131,3 +142,24 @@ def test_a_short_run_of_random_deaths_loses_nothing(seed: int, tmp_path: Path) -
 @pytest.mark.parametrize("seed", SOAK)
 def test_a_soak_of_random_deaths_loses_nothing(seed: int, tmp_path: Path) -> None:
     run_chaos(seed, tmp_path)
+
+
+def run_wandering(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log is three times as long; deaths as close as elsewhere would use up a request's attempts."""
+    chaos = Chaos(seed, folder, planners=[Wander.title], positions=range(6, 450))
+    check(chaos, run(chaos.main(lambda cell: cell.measure_virtual_time(monkeypatch))))
+
+
+@pytest.mark.parametrize("seed", SHORT)
+def test_random_deaths_of_requests_that_go_on_from_their_own_stops_lose_nothing(
+    seed: int, tmp_path: Path, wander: Wander, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_wandering(seed, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SOAK)
+def test_a_soak_of_requests_that_go_on_from_their_own_stops_loses_nothing(
+    seed: int, tmp_path: Path, wander: Wander, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_wandering(seed, tmp_path, monkeypatch)
