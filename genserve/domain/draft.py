@@ -91,10 +91,11 @@ def leave_all(draft: Draft, request: Request) -> None:
 def split_at_stop(draft: Draft, request: Request, segment_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """A request's segments that run if that one does not stop, and those that go on from its stop."""
     segments = request.segments
-    begin = segments.index(segment_id) + 1 if segment_id in segments else len(segments)
-    opens = (i for i, s in enumerate(segments) if i >= begin and draft.segments[s].is_open)
-    cut = next(opens, len(segments))
-    return segments[:cut], segments[cut:]
+    if segment_id in segments:
+        for index in range(segments.index(segment_id) + 1, len(segments)):
+            if draft.segments[segments[index]].is_open:
+                return segments[:index], segments[index:]
+    return segments, ()
 
 
 def without(segments: tuple[str, ...], segment_id: str) -> tuple[str, ...]:

@@ -140,9 +140,12 @@ def _stage_finished(draft: Draft, event: e.StageFinished, recorded: e.Recorded) 
         return
     segment = draft.segments.get(event.segment_id)
     home = segment.leader if segment is not None else request.home
-    kept, void = split_at_stop(draft, request, event.segment_id)
-    for segment_id in (event.segment_id, *void):
-        leave(draft, segment_id, request.request_id)
+    kept = request.segments
+    if event.stage is Stage.DENOISE:
+        kept, void = split_at_stop(draft, request, event.segment_id)
+        for segment_id in void:
+            leave(draft, segment_id, request.request_id)
+    leave(draft, event.segment_id, request.request_id)
     draft.requests[request.request_id] = replace(
         _advanced(request, event.stage, home),
         segments=without(kept, event.segment_id),

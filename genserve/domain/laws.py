@@ -198,8 +198,8 @@ class LawBook:
     def _stage_finished(self, recorded: e.Recorded, event: e.StageFinished) -> None:
         """What was to go on from a stop of it will not."""
         request_id = recorded.stream[len(REQUEST_STREAM) :]
-        _, void = self._split_at_stop(request_id, event.segment_id)
-        self._leave(request_id, void, _Standing.VOID)
+        if event.stage is Stage.DENOISE:
+            self._leave(request_id, self._split_at_stop(request_id, event.segment_id)[1], _Standing.VOID)
         self._leave(request_id, [event.segment_id], _Standing.LEFT)
 
     def _paused(self, recorded: e.Recorded, event: e.RequestPaused) -> None:
@@ -211,10 +211,11 @@ class LawBook:
     def _split_at_stop(self, request_id: str, stopped: str) -> tuple[list[str], list[str]]:
         """The segments it is in up to the first open one behind that one, and from there on."""
         inside = self._inside(request_id)
-        begin = inside.index(stopped) + 1 if stopped in inside else len(inside)
-        opens = (i for i, name in enumerate(inside) if i >= begin and self._segments[name].is_open)
-        cut = next(opens, len(inside))
-        return inside[:cut], inside[cut:]
+        if stopped in inside:
+            for index in range(inside.index(stopped) + 1, len(inside)):
+                if self._segments[inside[index]].is_open:
+                    return inside[:index], inside[index:]
+        return inside, []
 
     def _attempt_failed(self, recorded: e.Recorded, event: e.AttemptFailed) -> None:
         request_id = recorded.stream[len(REQUEST_STREAM) :]

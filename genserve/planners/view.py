@@ -242,19 +242,11 @@ class View:
     def _place(self, task: Task) -> None:
         """Where it runs, and how far the step in flight has come."""
         request, segments = task.request, self.state.segments
-        live = [segments[s] for s in request.segments]
-        head, beyond = live[0], next((i for i, s in enumerate(live) if i and s.is_open), 0)
-        if beyond:
-            self._bind(task, live[beyond:])
-            self.held.update(w for w in head.workers if self.is_taken(w))
-            return
-        if head.leader in self.ending and is_stopping(self.state, head):
-            self.stops.add(head.leader)
-            task.is_idle = True
-            task.steps = float(head.to_step - steps_done(self.state, request) - 1)
+        head = segments[request.segments[0]]
+        if head.yielding and self._is_settled(task, head):
             return
         if head.stage is not Stage.DENOISE or not head.is_running or (self.ending and self._is_ending(head)):
-            self._bind(task, live)
+            self._bind(task, [segments[s] for s in request.segments])
             return
         task.running = head
         task.node = self.node_of[head.leader]
@@ -265,6 +257,19 @@ class View:
         done = min(passed, head.to_step - request.step - 0.001)
         task.steps = max(0.0, task.steps - done)
         task.boundary_us = head.boundary_us + (int(passed) + 1) * period
+
+    def _is_settled(self, task: Task, head: Segment) -> bool:
+        """Of one that is to stop: whether what it goes on with is queued, or it is so near that it counts as idle."""
+        live = [self.state.segments[s] for s in task.request.segments]
+        beyond = next((i for i, s in enumerate(live) if i and s.is_open), 0)
+        if beyond:
+            self._bind(task, live[beyond:])
+            self.held.update(w for w in head.workers if self.is_taken(w))
+        elif head.leader in self.ending and is_stopping(self.state, head):
+            self.stops.add(head.leader)
+            task.is_idle = True
+            task.steps = float(head.to_step - steps_done(self.state, task.request) - 1)
+        return bool(beyond) or task.is_idle
 
     def _batch_step_us(self, task: Task, segment: Segment) -> float:
         spec, batch = task.request.spec, len(segment.request_ids)

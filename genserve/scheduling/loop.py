@@ -85,10 +85,13 @@ class Loop:
 
     def _next_ending_us(self) -> int:
         """Of those workers that did not count as ending in the last decision."""
+        endings = self._endings()
+        if not endings:
+            return 0
         waits = any(r.is_idle for r in self.state.requests.values())
         if not waits and not any(s.yielding for s in self.state.segments.values()):
             return 0
-        return min((at_us for last, at_us in self._endings().items() if last not in self._counted), default=0)
+        return min((at_us for last, at_us in endings.items() if last not in self._counted), default=0)
 
     def _endings(self) -> dict[str, int]:
         """Worked out once for each state."""

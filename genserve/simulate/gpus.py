@@ -172,10 +172,11 @@ class Gpus:
         took_us = self.now_us - job.began_us
         for request_id in job.members:
             sample = self._samples[request_id]
-            void = self._split_at_stop(sample, job)[1]
+            void = self._split_at_stop(sample, job)[1] if job.stage is Stage.DENOISE else []
             sample.jobs.remove(job.segment_id)
             self._say(request_id, e.StageFinished(job.segment_id, job.stage, sample.attempt, took_us))
-            self._leave(request_id, void)
+            if void:
+                self._leave(request_id, void)
             if job.stage is Stage.DECODE:
                 self._answer(request_id, sample)
         self._remove(job)
@@ -213,15 +214,16 @@ class Gpus:
         sample = self._samples[request_id]
         sample.was_paused = sample.was_paused or job.is_running
         self._say(request_id, e.RequestPaused(job.segment_id, sample.attempt, sample.step, sample.home))
-        self._leave(request_id, self._split_at_stop(sample, job)[0])
+        self._leave(request_id, tuple(self._split_at_stop(sample, job)[0]))
 
     def _split_at_stop(self, sample: Sample, job: Job) -> tuple[list[str], list[str]]:
         """A request's segments that run if that one does not stop, and those that go on from its stop."""
         jobs = sample.jobs
-        begin = jobs.index(job.segment_id) + 1 if job.segment_id in jobs else len(jobs)
-        opens = (i for i, s in enumerate(jobs) if i >= begin and self._jobs[s].is_open)
-        cut = next(opens, len(jobs))
-        return jobs[:cut], jobs[cut:]
+        if job.segment_id in jobs:
+            for index in range(jobs.index(job.segment_id) + 1, len(jobs)):
+                if self._jobs[jobs[index]].is_open:
+                    return jobs[:index], jobs[index:]
+        return jobs, []
 
     def _leave_void(self, request_id: str) -> None:
         """Out of the segments that the log has voided while those before them go on."""
