@@ -11,8 +11,8 @@ count. Garbage collection stays on. Growth is the exponent of p50 between the en
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -146,9 +146,12 @@ def time_simulator(name: str, *, gpus: int, rate: float, duration_s: float, ever
 
 
 def main() -> None:
-    asked = [a for a in sys.argv[1:] if a != "--simulator"]
-    if "--simulator" not in sys.argv:
-        print_curve(asked or sorted({*planner_names(), *VARIANTS}))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("planners", nargs="*", help="all there are, unless some are named")
+    parser.add_argument("--simulator", action="store_true", help="only the simulator")
+    asked = parser.parse_args()
+    if not asked.simulator:
+        print_curve(asked.planners or sorted({*planner_names(), *VARIANTS}))
     print("\nsimulator, laws checked; an event is a recorded fact or a denoising step")
     time_simulator("fifo", gpus=8, rate=18, duration_s=3600)
     time_simulator("fifo", gpus=8, rate=18, duration_s=3600, every_step=True)
