@@ -38,16 +38,16 @@ class Supply:
         for member in command.members:
             if member.request_id not in without and not runner.holds(member.request_id, member.attempt):
                 home = command.after_on or member.home
-                found |= await self._fetch_one(member, home, command)
+                found |= await self._fetch_one(member, home, command.from_step)
         return found
 
-    async def _fetch_one(self, member: p.Member, home: str, command: p.RunSegment) -> dict[str, bytes | None]:
+    async def _fetch_one(self, member: p.Member, home: str, step: int | None) -> dict[str, bytes | None]:
         """From its home, else from disk; nothing where neither is of that step, and for a stop none on disk is."""
         moved = await self._move_in(member, home)
-        checkpoint, step = member.checkpoint, command.from_step
+        checkpoint = member.checkpoint
         if moved is not None:
             return {member.request_id: moved}
-        if command.is_open or checkpoint is None or (step is not None and checkpoint.step != step):
+        if checkpoint is None or checkpoint.step != step:
             return {}
         read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
         return {member.request_id: await read}

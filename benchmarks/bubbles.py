@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.framework.local_runtime import LocalRuntime
+from actors.outbox import CLOSING
 from actors.worker import Worker
 from genserve.diffusion.catalog import Catalog
 from genserve.domain.request import Media, RequestSpec, Shape, Stage
@@ -21,7 +22,6 @@ from genserve.scheduling import protocol as p
 from genserve.scheduling.device import Device
 
 WORKER, EAR = "worker-0", "ear"
-LEAVING = (p.Ended, p.Stopped, p.Failed, p.Dropped)
 
 
 class ClockedDevice(Device):
@@ -45,7 +45,7 @@ class Ear:
         for report in reports:
             if isinstance(report, p.Failed):
                 raise RuntimeError(f"{request_id}: {report.code} {report.message}")
-            if isinstance(report, LEAVING):
+            if isinstance(report, CLOSING):
                 self._of(report.segment_id).set()
 
     async def end_of(self, segment_id: str) -> None:

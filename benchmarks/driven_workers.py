@@ -11,19 +11,19 @@ import ray
 
 from actors.framework.ray_runtime import RayRuntime
 from actors.framework.runtime import Ref, Runtime, UnreachableError
+from actors.outbox import CLOSING
 from actors.plant import make_worker
 from actors.worlds import Worlds
 from genserve.config import Cluster, Settings
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 
-LEAVING = (p.Ended, p.Stopped, p.Failed, p.Dropped)
 WORKERS = ("worker-0", "worker-1")
 PATIENCE_S = 60
 
 
 class Ear:
-    """Keeps every report; ``end_of`` waits for a segment's last one."""
+    """Keeps every report; ``first`` waits for one."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._heard: list[p.AnyReport] = []
@@ -118,7 +118,7 @@ class Bench:
         return command.segment_id
 
     async def end(self, segment_id: str, member: p.Member) -> Any:
-        return await asyncio.wait_for(self.ear.ask("first", LEAVING, segment_id, member.request_id), PATIENCE_S)
+        return await asyncio.wait_for(self.ear.ask("first", CLOSING, segment_id, member.request_id), PATIENCE_S)
 
     async def start_of(self, segment_id: str, member: p.Member) -> p.Began:
         began: p.Began = await asyncio.wait_for(

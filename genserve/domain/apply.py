@@ -61,7 +61,7 @@ def _apply_answer(draft: Draft, action: Accept | Defer) -> None:
 
 def _is_late(draft: Draft, start: Start) -> bool:
     """Whether what an open segment was to go on from has stopped or ended since the decision was made."""
-    if start.from_step is not None:
+    if not start.is_open:
         return False
     requests = (draft.requests.get(request_id) for request_id in start.request_ids)
     return any(request is None or start.after not in request.segments for request in requests)

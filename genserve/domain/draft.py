@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -83,9 +85,9 @@ def _remove_segment(draft: Draft, segment: Segment) -> None:
             draft.workers[worker_id] = replace(worker, queue=queue)
 
 
-def leave_all(draft: Draft, request: Request) -> None:
-    for segment_id in request.segments:
-        leave(draft, segment_id, request.request_id)
+def leave_all(draft: Draft, segment_ids: Iterable[str], request_id: str) -> None:
+    for segment_id in segment_ids:
+        leave(draft, segment_id, request_id)
 
 
 def split_at_stop(draft: Draft, request: Request, segment_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -124,7 +126,7 @@ def _stage_at(request: Request, checkpoint: Checkpoint | None) -> Stage:
 
 def next_attempt(draft: Draft, request: Request, *, failures: int, fault: str, fatal: str = "") -> None:
     """``fault`` is why the attempt is over, ``fatal`` the code of what no further one can mend."""
-    leave_all(draft, request)
+    leave_all(draft, request.segments, request.request_id)
     back = rolled_back(request, draft.now_us)
     draft.requests[request.request_id] = replace(
         back, attempt=request.attempt + 1, failures=request.failures + failures, fault=fault[:MAX_FAULT], fatal=fatal

@@ -81,7 +81,7 @@ def boundary_us(state: ClusterState, segment: Segment) -> int:
 def release_us(state: ClusterState, worker: Worker) -> int:
     """When all that is queued on a worker will have run, or stopped; 0 where that depends on other workers."""
     queue = [state.segments[s] for s in worker.queue]
-    if queue and is_of_head(queue) and is_stopping(state, queue[0]):
+    if queue and is_stopping(state, queue[0]) and is_of_head(queue):
         return boundary_us(state, queue[0])
     at_us, ahead = 0, set()
     for segment in queue:

@@ -143,8 +143,7 @@ def _stage_finished(draft: Draft, event: e.StageFinished, recorded: e.Recorded) 
     kept = request.segments
     if event.stage is Stage.DENOISE:
         kept, void = split_at_stop(draft, request, event.segment_id)
-        for segment_id in void:
-            leave(draft, segment_id, request.request_id)
+        leave_all(draft, void, request.request_id)
     leave(draft, event.segment_id, request.request_id)
     draft.requests[request.request_id] = replace(
         _advanced(request, event.stage, home),
@@ -166,8 +165,7 @@ def _request_paused(draft: Draft, event: e.RequestPaused, recorded: e.Recorded) 
     if request is None or event.attempt != request.attempt:
         return
     void, kept = split_at_stop(draft, request, event.segment_id)
-    for segment_id in void:
-        leave(draft, segment_id, request.request_id)
+    leave_all(draft, void, request.request_id)
     ran = request.status is Status.RUNNING
     has_begun = event.home != "" or request.checkpoint is not None
     is_denoised = event.step >= request.spec.steps
@@ -210,7 +208,7 @@ def _request_ended(draft: Draft, event: e.AnyEvent, recorded: e.Recorded) -> Non
     if request is None:
         draft.close_verdict(recorded)
     else:
-        leave_all(draft, request)
+        leave_all(draft, request.segments, request.request_id)
         del draft.requests[request.request_id]
 
 

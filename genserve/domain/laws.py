@@ -248,13 +248,12 @@ class LawBook:
         if name in self._segments or name in self._past:
             self._broken("causality", recorded, f"segment {name} started twice")
         members = tuple(r for r in start.request_ids if r not in self._ended)
-        is_open = start.from_step is None
         for request_id in members:
             segments = self._life(request_id).segments
             before = segments.get(start.after)
-            is_void = before is _Standing.VOID or (is_open and before is not _Standing.INSIDE)
+            is_void = before is _Standing.VOID or (start.is_open and before is not _Standing.INSIDE)
             segments[name] = _Standing.VOID if is_void else _Standing.INSIDE
-        self._segments[name] = _Segment(members, start.workers, start.stage, is_open)
+        self._segments[name] = _Segment(members, start.workers, start.stage, start.is_open)
 
     def _joined(self, recorded: e.Recorded, event: e.WorkerJoined) -> None:
         if event.incarnation > self._incarnations.get(event.worker_id, -1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from genserve.domain.cluster import Request
-from genserve.domain.draft import Draft, leave, next_attempt
+from genserve.domain.draft import Draft, leave_all, next_attempt
 from genserve.domain.request import Stage, Status
 
 
@@ -46,6 +46,5 @@ def _segments_elsewhere(draft: Draft, request: Request, segment_id: str, worker_
 
 def cut_short(draft: Draft, request: Request, kept: tuple[str, ...]) -> None:
     """Void the segments behind those that are kept; whoever is then idle is planned again."""
-    for later in request.segments[len(kept) :]:
-        leave(draft, later, request.request_id)
+    leave_all(draft, request.segments[len(kept) :], request.request_id)
     draft.requests[request.request_id] = replace(request, segments=kept)

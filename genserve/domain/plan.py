@@ -29,6 +29,11 @@ class Start(Action, frozen=True, tag="start"):
     to_step: int = 0
     after: str = ""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it goes on from a stop whose step is not known yet."""
+        return self.stage is Stage.DENOISE and self.from_step is None
+
 
 class Yield(Action, frozen=True, tag="yield"):
     """Stop a segment at its next step boundary; its requests pause, their later segments are dropped, but for an open

@@ -30,6 +30,7 @@ from genserve.scheduling.files import write_durably
 from genserve.scheduling.results import encode_results
 
 WARM_UP = 1
+UNDER_WAY = 3
 LATE_S = 0.005
 """How much later than the others the leader of a group comes: out of a step, while they wait."""
 
@@ -75,11 +76,7 @@ class Meter:
 
     def time_prices(self, task: Task, members: tuple[str, ...], repeats: int) -> dict[str, int]:
         """Median price of a pause, a resume and a move on one process, and of a change of degree in a group."""
-        model, parallel = self._load(task.model)
-        (generation,) = self._generations(task, steps=4)
-        batch = model.prepare([generation], model.encode([generation]))
-        parallel.switch(None)
-        model.step(batch)
+        model, generation, batch = self._under_way(task)
         content = snapshot(model, batch).to_bytes()
         prices = {
             "pause_us": self._median(model, repeats, lambda: snapshot(model, batch)),
@@ -87,16 +84,23 @@ class Meter:
         }
         prices["move_us"] = self._median(model, repeats, lambda: from_bytes(model, to_bytes(pack(model, batch))))
         if len(members) > 1 and self._world is not None:
-            changes = [self._widen_and_narrow(model, parallel, batch, members) for _ in range(repeats + WARM_UP)]
-            prices["switch_us"] = round(statistics.median(sum(change) for change in changes[WARM_UP:]))
+            prices["switch_us"] = round(statistics.median(map(sum, self.time_changes(task, members, repeats))))
         return prices
 
     def time_changes(self, task: Task, members: tuple[str, ...], repeats: int) -> list[tuple[int, int]]:
         """What it takes to go from one process to a group, and back."""
+        model, _, batch = self._under_way(task)
+        return [self._widen_and_narrow(model, batch, members) for _ in range(repeats + WARM_UP)][WARM_UP:]
+
+    def _under_way(self, task: Task) -> tuple[DiffusionModel, Generation, Denoising]:
+        """A request on this process alone whose sampler has its history: it is part of what moves."""
         model, parallel = self._load(task.model)
-        (generation,) = self._generations(task, steps=4)
+        (generation,) = self._generations(task, steps=UNDER_WAY + 1)
         batch = model.prepare([generation], model.encode([generation]))
-        return [self._widen_and_narrow(model, parallel, batch, members) for _ in range(repeats + WARM_UP)][WARM_UP:]
+        parallel.switch(None)
+        for _ in range(UNDER_WAY):
+            model.step(batch)
+        return model, generation, batch
 
     def time_store(self, task: Task, repeats: int) -> tuple[int, ...]:
         """From frames to the files of a result, durably on disk, as a request actor makes them."""
@@ -127,14 +131,12 @@ class Meter:
             times.append((time.perf_counter_ns() - began_ns) // 1000)
         return tuple(times[WARM_UP:])
 
-    def _widen_and_narrow(
-        self, model: DiffusionModel, parallel: Parallel, batch: Denoising, members: tuple[str, ...]
-    ) -> tuple[int, int]:
+    def _widen_and_narrow(self, model: DiffusionModel, batch: Denoising, members: tuple[str, ...]) -> tuple[int, int]:
         """What a segment on more processes costs beside its steps: sharing the state, and putting the hooks on; then
         what it takes to go on alone. The others are there already.
         """
         assert self._world is not None
-        group = self._world.group(members)
+        group, (_, parallel) = self._world.group(members), self._load(batch.model)
         if self._me == members[0]:
             time.sleep(LATE_S)
         marks = [time.perf_counter_ns()]

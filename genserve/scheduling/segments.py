@@ -264,15 +264,15 @@ class _SegmentRun:
         return every > 0 and step % every == 0 and step < self.command.to_step and not self.revision.stop
 
     def close(self, batch: Any, step: int) -> None:
-        is_done = step >= self.command.to_step
+        if step >= self.command.to_step:
+            self.runner.end(batch)
+            self.tell_ended()
+            return
         going_on = self.revision.goes_on
-        for member in () if is_done else self.members:
+        for member in self.members:
             if member.request_id not in going_on:
                 self.save(batch, member, step)
         self.runner.end(batch)
-        if is_done:
-            self.tell_ended()
-            return
         for member in self.members:
             self.tell(p.Stopped, member, step, self.command.leader, _clock_us(), member.request_id in going_on)
 

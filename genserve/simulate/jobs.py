@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from genserve.domain.cluster import Request, Segment
 from genserve.domain.plan import Start
-from genserve.domain.request import RequestSpec, Stage, Status
+from genserve.domain.request import RequestSpec, Status
 
 
 class Sample:
@@ -43,7 +43,7 @@ class Job:
         self.from_step = start.from_step
         self.to_step = start.to_step
         self.after = start.after
-        self.is_open = start.stage is Stage.DENOISE and start.from_step is None
+        self.is_open = start.is_open
         self.is_running = False
         self.stopping = False
         self.ready_us = 0
