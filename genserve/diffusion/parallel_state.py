@@ -36,6 +36,8 @@ from genserve.errors import CallerError, InvariantBroken
 CONFIGURATION = "_internal_dict"
 """The attribute that every process has from the checkpoint folder; all others of a sampler travel."""
 MAGIC = b"GSPARCEL"
+PARCEL = 1
+"""The word with which a batch is announced."""
 TENSOR, ARRAY, GENERATOR, DTYPE = range(4)
 
 Plain = dict[str, Any]
@@ -167,17 +169,17 @@ def from_bytes(model: DiffusionModel, content: bytes) -> Denoising:
 
 def send(model: DiffusionModel, denoising: Denoising, group: Group) -> None:
     """Give the batch to the group's others, who ``receive`` it; raises GenServeError ``group_lost``."""
-    group.arrive()
     me, parcel = group.members[group.rank], pack(model, denoising)
+    group.arrive(me)
     group.meet()
-    group.say(me, 0, parcel.header)
+    group.say(PARCEL, parcel.header)
     for buffer in parcel.buffers:
         group.share(me, buffer)
 
 
 def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
     """The batch that the leader sends; raises GenServeError ``group_lost``."""
-    group.arrive()
+    group.arrive(leader)
     _, header = group.hear(leader)
     parcel = expect(model, header)
     for buffer in parcel.buffers:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
-import struct
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from genserve.diffusion.process_groups import LOCALHOST, dist, forget, form
+from genserve.diffusion.process_groups import dist, forget, form
+from genserve.diffusion.wires import LOCALHOST, Exchange, Wire, call
 from genserve.errors import GenServeError
 
 FORMING_S = 20.0
@@ -28,11 +27,8 @@ STEP_TIMEOUT_S = 20.0
 MEETING_S = 0.002
 MEETING_LIMIT_S = 600.0
 """How long members of a group wait for one that loads weights."""
-POLL = datetime.timedelta(milliseconds=100)
-WORD_BYTES = 4096
-"""What a word takes on its way, whatever it says; a longer payload follows by itself."""
-WORD_HEAD = struct.Struct("<qq")
-FOR_EVER = datetime.timedelta(days=1)
+ARRIVED = 0
+"""A member's only word to its leader; leaders use other codes."""
 
 
 def host_store(timeout_s: float = FORMING_S) -> Any:
@@ -63,23 +59,24 @@ class _Nothing:
 
 
 class Group:
-    """Two or more processes that take steps together. ``tensors`` carries activations, ``words`` the leader's word.
+    """Two or more processes that take steps together. ``tensors`` carries activations, wires the leader's word.
 
     Waiting for a word has no limit of its own and ends when the group is lost; a collective of a step ends with the
     group's timeout, or at once when a member's process dies.
     """
 
     def __init__(
-        self, name: str, members: tuple[str, ...], me: str, *, tensors: Any, words: Any, form_part: FormPart
+        self, name: str, members: tuple[str, ...], me: str, *, tensors: Any, wires: dict[str, Wire], form_part: FormPart
     ) -> None:
         self.name = name
         self.members = members
         self.rank = members.index(me)
         self.tensors = tensors
-        self.words = words
+        self._wires = wires
         self._form_part = form_part
         self._parts: dict[tuple[int, ...], Any] = {}
-        self._arrivals: Any = None
+        self._meetings = 0
+        self._arrivals: Counter[str] = Counter()
         self._lost = threading.Event()
 
     @property
@@ -96,11 +93,13 @@ class Group:
         It is aborted, not destroyed: that would wait for the member that is gone.
         """
         self._lost.set()
-        for group in (self.tensors, self.words, *self._parts.values()):
+        for wire in self._wires.values():
+            wire.close()
+        for group in (self.tensors, *self._parts.values()):
             forget(group)
             with contextlib.suppress(RuntimeError):
                 group.abort()
-        self.tensors = self.words = _Nothing()
+        self.tensors = _Nothing()
         self._parts.clear()
 
     def part(self, ranks: tuple[int, ...]) -> Any:
@@ -109,71 +108,59 @@ class Group:
             self._parts[ranks] = self._form_part(f"{self.name}/part/{'+'.join(map(str, ranks))}", ranks)
         return self._parts[ranks]
 
-    def say(self, leader: str, code: int, payload: bytes = b"") -> None:
+    def say(self, code: int, payload: bytes = b"") -> None:
         """The leader's word to all others; raises GenServeError ``group_lost``."""
-        word = bytearray(WORD_BYTES)
-        WORD_HEAD.pack_into(word, 0, code, len(payload))
-        fits = payload[: WORD_BYTES - WORD_HEAD.size]
-        word[WORD_HEAD.size : WORD_HEAD.size + len(fits)] = fits
-        self._broadcast(torch.frombuffer(word, dtype=torch.uint8), leader)
-        if len(fits) < len(payload):
-            self._broadcast(torch.frombuffer(bytearray(payload[len(fits) :]), dtype=torch.uint8), leader)
+        with self._unbroken():
+            for wire in self._wires.values():
+                wire.send(code, payload)
 
-    def hear(self, leader: str, *, limit_s: float = math.inf) -> tuple[int, bytes]:
+    def hear(self, leader: str, *, limit_s: float | None = None) -> tuple[int, bytes]:
         """The leader's next word; raises GenServeError ``group_lost``, also where none comes within ``limit_s``."""
-        word = torch.empty(WORD_BYTES, dtype=torch.uint8)
-        self._broadcast(word, leader, limit_s=limit_s)
-        told = word.numpy().tobytes()
-        code, length = WORD_HEAD.unpack_from(told)
-        fits = told[WORD_HEAD.size : WORD_HEAD.size + length]
-        rest = torch.empty(length - len(fits), dtype=torch.uint8)
-        if len(rest):
-            self._broadcast(rest, leader)
-        return code, fits + rest.numpy().tobytes()
+        with self._unbroken():
+            while (word := self._wires[leader].receive(limit_s))[0] == ARRIVED:
+                self._arrivals[leader] += 1
+            return word
 
     def share(self, leader: str, buffer: torch.Tensor) -> None:
         """Send the leader's buffer, or fill it with the leader's, in place; raises GenServeError ``group_lost``."""
-        self._broadcast(buffer, leader)
+        with self._unbroken():
+            if buffer.device.type != "cpu":
+                self.tensors.broadcast(buffer, self.members.index(leader)).wait()
+            elif leader in self._wires:
+                self._wires[leader].fill(buffer.numpy().data)
+            else:
+                for wire in self._wires.values():
+                    wire.send_buffer(buffer.numpy().data)
 
-    def arrive(self) -> None:
-        """Let the others know that this member is here, and wait for nobody; raises GenServeError ``group_lost``."""
-        try:
-            self._arrivals = self.words.allreduce([torch.zeros(1)])
-        except RuntimeError as error:
-            raise self.broken(error) from error
+    def arrive(self, leader: str) -> None:
+        """Let the leader know that this member is here; the leader itself says that it will ``meet`` them.
+
+        Nobody waits; raises GenServeError ``group_lost``.
+        """
+        with self._unbroken():
+            if leader in self._wires:
+                self._wires[leader].send(ARRIVED)
+            else:
+                self._meetings += 1
 
     def meet(self) -> None:
-        """Wait until every member has arrived as often as this one: one may still be loading weights, for which a
-        step would not wait.
+        """Wait until every other member has arrived as often as this one led: it may still be loading weights, for
+        which a step would not wait.
 
         Raises GenServeError ``group_lost``, also where one does not come within ``MEETING_LIMIT_S``.
         """
-        arrivals, self._arrivals = self._arrivals, None
-        try:
-            if arrivals is not None:
-                self._wait(arrivals, limit_s=MEETING_LIMIT_S)
-        except RuntimeError as error:
-            raise self.broken(error) from error
+        with self._unbroken():
+            for member, wire in self._wires.items():
+                while self._arrivals[member] < self._meetings:
+                    wire.receive(MEETING_LIMIT_S)
+                    self._arrivals[member] += 1
 
-    def _broadcast(self, tensor: torch.Tensor, leader: str, *, limit_s: float = math.inf) -> None:
-        way = self.words if tensor.device.type == "cpu" else self.tensors
+    @contextlib.contextmanager
+    def _unbroken(self) -> Iterator[None]:
         try:
-            self._wait(way.broadcast(tensor, self.members.index(leader)), limit_s=limit_s)
-        except RuntimeError as error:
+            yield
+        except (RuntimeError, OSError) as error:
             raise self.broken(error) from error
-
-    def _wait(self, work: Any, *, limit_s: float = math.inf) -> None:
-        until = time.monotonic() + limit_s
-        while True:
-            if self.is_lost:
-                raise RuntimeError("given up")
-            if time.monotonic() > until:
-                raise RuntimeError(f"nothing came within {limit_s:.0f} s")
-            with contextlib.suppress(RuntimeError):
-                work.wait(POLL)
-            if work.is_completed():
-                work.wait()
-                return
 
     def broken(self, error: Exception) -> GenServeError:
         """Mark the group lost and say so with our code."""
@@ -208,6 +195,7 @@ class World:
         self._store = dist.TCPStore(
             LOCALHOST, store_port, None, is_master=False, timeout=self._timeout, wait_for_workers=False
         )
+        self._exchange = Exchange()
         self._groups: dict[tuple[str, ...], Group] = {}
         self._gone: set[str] = set()
         self._formed: Counter[tuple[str, ...]] = Counter()
@@ -243,7 +231,8 @@ class World:
                 group.lose()
 
     def close(self) -> None:
-        """Give all groups up."""
+        """Give all groups up; no more are formed."""
+        self._exchange.close()
         for group in self._groups.values():
             group.lose()
 
@@ -251,10 +240,10 @@ class World:
         name = f"{self.generation}/{'+'.join(members)}#{self._formed[members]}"
         rank, size = members.index(self.me), len(members)
         try:
-            self._meet(name, members)
+            ports = self._meet(name, members)
             tensors = self._tensors(f"{name}/tensors", rank, size)
-            words = form(self._store, f"{name}/words", rank, size, device=torch.device("cpu"), timeout=FOR_EVER)
-        except RuntimeError as error:
+            wires = self._connect(name, ports)
+        except (RuntimeError, OSError) as error:
             raise GenServeError("group_not_formed", f"group {name}: {error}") from error
         self._formed[members] += 1
         return Group(
@@ -262,18 +251,32 @@ class World:
             members,
             self.me,
             tensors=tensors,
-            words=words,
+            wires=wires,
             form_part=lambda part, ranks: self._tensors(part, ranks.index(rank), len(ranks)),
         )
 
     def _tensors(self, name: str, rank: int, size: int) -> Any:
         return form(self._store, name, rank, size, device=self._device, timeout=self._step_timeout)
 
-    def _meet(self, name: str, members: tuple[str, ...]) -> None:
-        """Wait until every member wants this group: connecting to one that never comes cannot be called off."""
+    def _connect(self, name: str, ports: dict[str, int]) -> dict[str, Wire]:
+        """A wire to every other member: the later one in the roster calls."""
+        mine = list(ports).index(self.me)
+        wires = {}
+        for rank, (other, port) in enumerate(ports.items()):
+            if rank < mine:
+                wires[other] = call(port, f"{name}/{self.me}")
+            elif rank > mine:
+                wires[other] = self._exchange.answer(f"{name}/{other}", self._timeout.total_seconds())
+        return wires
+
+    def _meet(self, name: str, members: tuple[str, ...]) -> dict[str, int]:
+        """Wait until every member wants this group: connecting to one that never comes cannot be called off.
+
+        Their exchanges' ports, in the order of the members.
+        """
         keys = [f"{name}/{member}" for member in members]
         mine = f"{name}/{self.me}"
-        self._store.set(mine, "here")
+        self._store.set(mine, str(self._exchange.port))
         until = time.monotonic() + self._timeout.total_seconds()
         while not self._store.check(keys):
             gone = sorted(self._gone & {*members})
@@ -281,3 +284,4 @@ class World:
                 self._store.delete_key(mine)
                 raise RuntimeError(f"{', '.join(gone)} is gone" if gone else "not everybody came in time")
             time.sleep(MEETING_S)
+        return {member: int(self._store.get(key)) for member, key in zip(members, keys, strict=True)}

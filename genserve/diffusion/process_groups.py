@@ -14,11 +14,12 @@ import torch
 import torch.distributed
 from torch.distributed import distributed_c10d
 
+from genserve.diffusion.wires import LOCALHOST
+
 dist: Any = torch.distributed
 c10d: Any = distributed_c10d
 """Torch's stubs leave out most of what is used here."""
 
-LOCALHOST = "127.0.0.1"
 
 
 def form(store: Any, name: str, rank: int, size: int, *, device: torch.device, timeout: datetime.timedelta) -> Any:

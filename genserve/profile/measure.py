@@ -125,7 +125,7 @@ class Meter:
         for _ in range(repeats + WARM_UP):
             began_ns = time.perf_counter_ns()
             if self._me == members[0]:
-                group.say(members[0], 2)
+                group.say(2)
             else:
                 group.hear(members[0])
             times.append((time.perf_counter_ns() - began_ns) // 1000)

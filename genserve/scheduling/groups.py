@@ -8,7 +8,6 @@ leader. Everything here is synchronous and runs on the step thread.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -31,20 +30,22 @@ SILENCE_S = 600.0
 class Channel(Protocol):
     """The members' way to talk; raises GenServeError ``group_lost`` as soon as one of them is gone."""
 
-    def say(self, leader: str, code: int, payload: bytes = b"") -> None:
+    def say(self, code: int, payload: bytes = b"") -> None:
         """The leader's word to all others."""
 
-    def hear(self, leader: str, *, limit_s: float = math.inf) -> tuple[int, bytes]:
-        """The leader's next word."""
+    def hear(self, leader: str, *, limit_s: float | None = None) -> tuple[int, bytes]:
+        """The leader's next word; it may be so long in coming, None: for ever."""
 
     def share(self, leader: str, buffer: Any) -> None:
         """The leader's buffer of tensors to all others, into buffers of theirs."""
 
-    def arrive(self) -> None:
-        """Let the others know that this member is ready for a batch, and wait for nobody."""
+    def arrive(self, leader: str) -> None:
+        """Let the leader know that this member is ready for a batch; as the leader, that there will be one. Nobody
+        waits.
+        """
 
     def meet(self) -> None:
-        """Wait until every member has arrived as often as this one: a step would not wait for who loads weights."""
+        """The leader waits until all others have arrived: a step would not wait for who loads weights."""
 
     def lose(self) -> None:
         """Give the group up for good; may be called from any thread, and lets waiting members go."""
@@ -154,10 +155,10 @@ class _Leader:
         """Once, as the others do: they have arrived, or will."""
         if not self._has_arrived:
             self._has_arrived = True
-            self._try(self._channel.arrive)
+            self._try(self._channel.arrive, self._me)
 
     def _say(self, code: int, payload: bytes = b"", buffers: tuple[Any, ...] = ()) -> None:
-        self._try(self._channel.say, self._me, code, payload)
+        self._try(self._channel.say, code, payload)
         for buffer in buffers:
             self._try(self._channel.share, self._me, buffer)
 
@@ -226,7 +227,7 @@ class Membership:
         try:
             runner.keep_for(assignment.wanted)
             runner.hold(self._command.model, self._command.stage)
-            channel.arrive()
+            channel.arrive(self._command.leader)
             word = channel.hear(self._command.leader)
             while moves.obey(*word):
                 word = channel.hear(self._command.leader, limit_s=SILENCE_S)

@@ -35,7 +35,10 @@ class Channel:
         self._word = word
         self.is_lost = False
 
-    def hear(self, leader: str, *, limit_s: float = 0) -> tuple[int, bytes]:
+    def arrive(self, leader: str) -> None:
+        pass
+
+    def hear(self, leader: str, *, limit_s: float | None = None) -> tuple[int, bytes]:
         return JOIN, msgspec.msgpack.encode(self._word)
 
     def lose(self) -> None:

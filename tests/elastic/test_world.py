@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genserve.diffusion.catalog import Catalog
-from genserve.diffusion.parallel_world import Group, World, aligned_groups, host_store
+from genserve.diffusion.parallel_world import World, aligned_groups, host_store
 from genserve.errors import GenServeError
 from tests.diffusion.generations import a_generation
 from tests.elastic.ranks import Ranks
@@ -45,33 +45,6 @@ def test_a_world_that_others_do_not_join_says_so_within_its_time() -> None:
     with pytest.raises(GenServeError, match="group_not_formed"):
         world.form()
     assert time.monotonic() - began < 10
-
-
-class LateWork:
-    """A collective that is done in the moment in which its listener stops waiting."""
-
-    def __init__(self) -> None:
-        self._is_done = False
-
-    def wait(self, *_: object) -> None:
-        if not self._is_done:
-            self._is_done = True
-            raise RuntimeError("Operation timed out!")
-
-    def is_completed(self) -> bool:
-        return self._is_done
-
-
-class LateWords:
-    def allreduce(self, _: object) -> LateWork:
-        return LateWork()
-
-
-def test_what_is_done_in_the_moment_in_which_waiting_for_it_ends_is_no_failure() -> None:
-    group = Group("g", ("r0", "r1"), "r0", tensors=None, words=LateWords(), form_part=lambda *_: None)
-    group.arrive()
-    group.meet()
-    assert not group.is_lost
 
 
 @pytest.mark.parametrize(
