@@ -19,6 +19,8 @@ GATHER_S = 0.25
 """How long progress waits for company, so that a message per step does not compete with the steps."""
 GOING_ON_S = 0.02
 """How long a stop waits to be told together with the beginning that follows at once."""
+UNHURRIED_S = 0.005
+"""How long another worker is not yet asked: doing so takes time from the beginning itself, which is under way."""
 OWED_S = 10.0
 """How long a beginning waits for another worker to tell what comes before it; then it does not answer any more."""
 CLOSING = (Ended, *LEAVING)
@@ -76,10 +78,13 @@ class Outbox:
         return tuple(dict.fromkeys(request_id for request_id, _ in self._lanes))
 
     def owe(self, told: Awaitable[object]) -> None:
-        """What begins from now on is not told before ``told``: another worker's ends that come first in the log."""
+        """What begins from now on is not told before ``told``: another worker's ends that come first in the log.
+
+        A coroutine is not begun at once.
+        """
         self._count += 1
         self._ends_untold[self._count] = ""
-        task = asyncio.create_task(self._wait_for_other(self._count, asyncio.ensure_future(told)))
+        task = asyncio.create_task(self._wait_for_other(self._count, told))
         self._owed.add(task)
         task.add_done_callback(self._owed.discard)
 
@@ -91,6 +96,7 @@ class Outbox:
             await self._told.wait()
 
     async def _wait_for_other(self, number: int, told: Awaitable[object]) -> None:
+        await asyncio.sleep(UNHURRIED_S)
         with contextlib.suppress(UnreachableError, TimeoutError):
             await asyncio.wait_for(told, OWED_S)
         self._ends_untold.pop(number, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+from actors.delivery import Inbox
 from actors.framework.runtime import Runtime
 from actors.link import WorkerSlot
 from actors.scheduler import Scheduler
@@ -39,7 +40,7 @@ def make_scheduler(runtime: Runtime, settings: Settings, workers: int, gpus: flo
 def make_worker(runtime: Runtime, worker_id: str, settings: Settings) -> Worker:
     """A worker with real models; they are loaded when it is first greeted."""
     configure_logging(settings)
-    return Worker(runtime, worker_id, partial(_make_device, worker_id, settings))
+    return Worker(runtime, worker_id, partial(_make_device, worker_id, settings), inbox=Inbox())
 
 
 def _make_device(worker_id: str, settings: Settings) -> Runner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from actors.relay import MAX_REMEMBERED, Left, Milestones
+from actors.relay import MAX_REMEMBERED, Milestones
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.segments import LEAVING, Revision
@@ -17,7 +17,7 @@ class Register:
     def __init__(self) -> None:
         self._commands: dict[str, p.RunSegment] = {}
         self._revisions: dict[str, Revision] = {}
-        self._left: dict[str, Left] = {}
+        self._left: dict[str, p.Left] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._milestones = Milestones()
 
@@ -66,34 +66,30 @@ class Register:
         elif command.after in self._ended:
             self.skip(command, self._milestones.find(command.after))
 
-    def skip(self, command: p.RunSegment, left: Left | None) -> None:
+    def skip(self, command: p.RunSegment, left: p.Left | None) -> None:
         """Leave out who left the segment before that one for good, or stopped; of an open one, who did not stop.
 
         None: everybody.
         """
         everybody = tuple(m.request_id for m in command.members)
-        if left is not None and command.is_open:
-            everybody = tuple(r for r in everybody if r not in left.stopped)
-        elif left is not None:
-            everybody = (*left.gone, *left.stopped)
-        self._skip(command.segment_id, everybody)
+        self._skip(command.segment_id, everybody if left is None else left.parted(everybody, is_open=command.is_open))
 
     def _skip(self, segment_id: str, request_ids: tuple[str, ...]) -> None:
         revision = self._revisions[segment_id]
         revision.skip = (*revision.skip, *request_ids)
 
     def _note_left(self, report: p.AnyReport) -> None:
-        left, name = self._left.get(report.segment_id, Left()), (report.request_id,)
+        left, name = self._left.get(report.segment_id, p.Left()), (report.request_id,)
         if isinstance(report, p.Stopped):
-            self._left[report.segment_id] = Left((*left.stopped, *name), left.gone)
+            self._left[report.segment_id] = p.Left((*left.stopped, *name), left.gone)
         else:
-            self._left[report.segment_id] = Left(left.stopped, (*left.gone, *name))
+            self._left[report.segment_id] = p.Left(left.stopped, (*left.gone, *name))
 
     def end(self, segment_id: str) -> None:
         """It has run, or will not run any more; whoever waits for that goes on."""
-        left, skipped = self._left.pop(segment_id, Left()), self._revisions[segment_id].skip
+        left, skipped = self._left.pop(segment_id, p.Left()), self._revisions[segment_id].skip
         self.drop([segment_id])
-        self._milestones.reach(segment_id, Left(left.stopped, (*skipped, *left.gone)))
+        self._milestones.reach(segment_id, p.Left(left.stopped, (*skipped, *left.gone)))
         self._ended[segment_id] = None
         while len(self._ended) > MAX_REMEMBERED:
             self._ended.popitem(last=False)
@@ -114,7 +110,7 @@ class Register:
         for revision in self._revisions.values():
             revision.change(stop=True, drop=())
 
-    async def end_of(self, segment_id: str) -> Left | None:
+    async def end_of(self, segment_id: str) -> p.Left | None:
         """Returns when it has ended; who left it early, None where it will not run."""
         return await self._milestones.wait(segment_id)
 

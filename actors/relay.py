@@ -5,19 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from msgspec import Struct
-
 from genserve.scheduling import protocol as p
 
 MAX_REMEMBERED = 1_000
 """Ended segments whose ids are kept, so that a repeated command or question is recognised, and changes nobody took."""
-
-
-class Left(Struct, frozen=True):
-    """Requests that left a segment before its end: by its stop, from which an open segment goes on, or for good."""
-
-    stopped: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
 
 
 class Milestones:
@@ -26,9 +17,9 @@ class Milestones:
     """
 
     def __init__(self) -> None:
-        self._ends: OrderedDict[str, asyncio.Future[Left | None]] = OrderedDict()
+        self._ends: OrderedDict[str, asyncio.Future[p.Left | None]] = OrderedDict()
 
-    def reach(self, segment_id: str, left: Left | None) -> None:
+    def reach(self, segment_id: str, left: p.Left | None) -> None:
         """None: it will not run, and what comes after it is void."""
         end = self._end(segment_id)
         if not end.done():
@@ -37,12 +28,12 @@ class Milestones:
         for name in done[: max(0, len(done) - MAX_REMEMBERED)]:
             del self._ends[name]
 
-    def find(self, segment_id: str) -> Left:
+    def find(self, segment_id: str) -> p.Left:
         """Who left a segment that has ended."""
         end = self._ends.get(segment_id)
-        return (end.result() if end is not None and end.done() else None) or Left()
+        return (end.result() if end is not None and end.done() else None) or p.Left()
 
-    async def wait(self, segment_id: str) -> Left | None:
+    async def wait(self, segment_id: str) -> p.Left | None:
         return await asyncio.shield(self._end(segment_id))
 
     def give_up(self) -> None:
@@ -51,7 +42,7 @@ class Milestones:
             self.reach(segment_id, None)
         self._ends.clear()
 
-    def _end(self, segment_id: str) -> asyncio.Future[Left | None]:
+    def _end(self, segment_id: str) -> asyncio.Future[p.Left | None]:
         if segment_id not in self._ends:
             self._ends[segment_id] = asyncio.get_running_loop().create_future()
         return self._ends[segment_id]

@@ -1,68 +1,171 @@
-"""Embeddings and latents for a segment that its worker does not hold: from another worker, else from disk."""
+"""Embeddings and latents for a segment that its worker does not hold: from another worker, else from disk; and what
+other workers ask of this one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from concurrent.futures import Executor
+import contextlib
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 
+from actors.delivery import Inbox, deliver
 from actors.framework.runtime import Runtime
+from actors.register import Register
+from genserve.diffusion.wires import Wire, call
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.files import read_verified
-from genserve.scheduling.segments import Runner
+from genserve.scheduling.segments import Held, Runner
 from observability.logging import get_logger
 
 HAND_OVER_S = 20.0
 """How long a worker that may hang is asked for latents; disk has them too."""
+COURIERS = 2
+"""Deliveries under way at once; each may have to wait for a taker that hangs."""
+
+Fetched = dict[str, p.Content | None]
 
 
 class Supply:
-    """Plain object inside a worker, used on its event loop; files are read on the ``files`` thread."""
+    """Plain object inside a worker, used on its event loop; files are read on the ``files`` thread.
 
-    def __init__(self, runtime: Runtime, worker_id: str, files: Executor) -> None:
+    Without an ``inbox`` everything comes as the answer to a call.
+    """
+
+    def __init__(self, runtime: Runtime, worker_id: str, node: str, files: Executor, inbox: Inbox | None) -> None:
         self._runtime = runtime
         self._worker_id = worker_id
+        self._node = node
         self._files = files
+        self._inbox = inbox
+        self._couriers = ThreadPoolExecutor(COURIERS, thread_name_prefix=f"{worker_id}-couriers")
+        self._arrived: dict[str, Mapping[str, p.Content]] = {}
 
-    async def fetch(
-        self, command: p.RunSegment, runner: Runner, *, without: Collection[str]
-    ) -> dict[str, bytes | None]:
+    # ── taking ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def await_other(self, command: p.RunSegment, runner: Runner) -> p.Left | None:
+        """Returns when the segment before that one has ended on its worker, with what is held there of the members.
+
+        Who left that one early; None where it will not run, or nobody knows.
+        """
+        wish = p.HandOver(self._missing(command, runner), command.after, command.after_incarnation, command.is_open)
+        try:
+            came = await self._ask(command.after_on, wish)
+        except Exception as error:
+            _note(command.segment_id, error)
+            return None
+        self._arrived[command.segment_id] = came.contents
+        return came.left
+
+    async def fetch(self, command: p.RunSegment, runner: Runner, *, without: Collection[str]) -> Fetched:
         """What members of the segment lack here, by request; None for a checkpoint that cannot be read.
 
-        The worker that ran the stage before is asked where there is one, else the one that the log calls their home.
+        The worker that ran the stage before has been asked where there is one, else the one that the log calls their
+        home is.
         """
-        if command.stage is Stage.ENCODE or command.leader != self._worker_id:
-            return {}
-        found: dict[str, bytes | None] = {}
+        found: Fetched = {**self._arrived.pop(command.segment_id, {})}
+        missing = dict(self._missing(command, runner))
         for member in command.members:
-            if member.request_id not in without and not runner.holds(member.request_id, member.attempt):
-                home = command.after_on or member.home
-                found |= await self._fetch_one(member, home, command.from_step)
+            if member.request_id in missing and member.request_id not in (*without, *found):
+                found |= await self._fetch_one(member, command)
         return found
 
-    async def _fetch_one(self, member: p.Member, home: str, step: int | None) -> dict[str, bytes | None]:
+    def drop(self, segment_ids: Iterable[str]) -> None:
+        """What has come for segments that will not run."""
+        for segment_id in segment_ids:
+            self._arrived.pop(segment_id, None)
+
+    def _missing(self, command: p.RunSegment, runner: Runner) -> tuple[tuple[str, int], ...]:
+        """Requests and attempts that this worker needs to hold, and does not."""
+        if command.stage is Stage.ENCODE or command.leader != self._worker_id:
+            return ()
+        members = ((m.request_id, m.attempt) for m in command.members)
+        return tuple(one for one in members if not runner.holds(*one))
+
+    async def _fetch_one(self, member: p.Member, command: p.RunSegment) -> Fetched:
         """From its home, else from disk; nothing where neither is of that step, and for a stop none on disk is."""
-        moved = await self._move_in(member, home)
+        moved = {} if command.after_on else await self._move_in(member)
         checkpoint = member.checkpoint
-        if moved is not None:
-            return {member.request_id: moved}
-        if checkpoint is None or checkpoint.step != step:
+        if moved:
+            return {**moved}
+        if checkpoint is None or checkpoint.step != command.from_step:
             return {}
         read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
         return {member.request_id: await read}
 
-    async def _move_in(self, member: p.Member, home: str) -> bytes | None:
+    async def _move_in(self, member: p.Member) -> Mapping[str, p.Content]:
         """What the home gives up; without an answer disk is the truth, so no error matters here."""
-        if home in ("", self._worker_id):
-            return None
+        if member.home in ("", self._worker_id):
+            return {}
         try:
             async with asyncio.timeout(HAND_OVER_S):
-                holder = self._runtime.find(home)
-                moved: bytes | None = await holder.ask("hand_over", member.request_id, member.attempt)
+                came = await self._ask(member.home, p.HandOver(((member.request_id, member.attempt),)))
         except Exception as error:
-            get_logger("genserve.worker").warning(
-                "not handed over", request_id=member.request_id, reason=str(error) or type(error).__name__
-            )
+            _note(member.request_id, error)
+            return {}
+        return came.contents
+
+    async def _ask(self, holder: str, wish: p.HandOver) -> p.HandedOver:
+        """Straight, or in the answer; raises whatever the call does."""
+        if self._inbox is None:
+            answer: p.HandedOver = await self._runtime.find(holder).ask("hand_over", wish)
+            return answer
+        port, name = await self._inbox.open(), f"{self._worker_id}/{secrets.token_hex(8)}"
+        with self._inbox.expecting(name) as delivery:
+            wish = p.HandOver(wish.requests, wish.after, wish.incarnation, wish.is_open, self._node, port, name)
+            asking = asyncio.ensure_future(self._runtime.find(holder).ask("hand_over", wish))
+            asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+            await asyncio.wait({delivery, asking}, return_when=asyncio.FIRST_COMPLETED)
+            if not delivery.done() and (answered := asking.result()) is not None:
+                return answered  # type: ignore[no-any-return]
+            left, contents = delivery.result()
+        return p.HandedOver(left, {wish.requests[number][0]: content for number, content in contents.items()})
+
+    # ── giving ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def give(self, wish: p.HandOver, runner: Runner, register: Register) -> p.HandedOver | None:
+        """What another worker wishes for, once it is due; None: it has been sent. This one forgets what was given."""
+        wire = await self._call(wish)
+        left: p.Left | None = p.Left()
+        if wish.after:
+            left = await register.end_of(wish.after)
+        parted = left.parted((r for r, _ in wish.requests), is_open=wish.is_open) if left else ()
+        due = [one for one in wish.requests if left is not None and one[0] not in parted]
+        held = {n: offer for n, one in enumerate(wish.requests) if one in due and (offer := runner.offer(*one))}
+        work = partial(_send, wire, left, held) if wire else partial(_packed, held)
+        try:
+            contents = await asyncio.get_running_loop().run_in_executor(self._couriers, work)
+        except OSError as error:
+            _note(wish.name, error)
+            return p.HandedOver(left)
+        for number in held:
+            request_id, attempt = wish.requests[number]
+            if runner.holds(request_id, attempt):
+                runner.forget(request_id)
+        named = {wish.requests[number][0]: content for number, content in contents.items()}
+        return None if wire else p.HandedOver(left, named)
+
+    async def _call(self, wish: p.HandOver) -> Wire | None:
+        """A wire to whoever wishes, ahead of the time at which it is needed; None where the answer must do."""
+        if not wish.port or wish.node != self._node:
             return None
-        return moved
+        with contextlib.suppress(OSError):
+            return await asyncio.get_running_loop().run_in_executor(self._couriers, call, wish.port, wish.name)
+        return None
+
+
+def _send(wire: Wire, left: p.Left | None, held: dict[int, Held]) -> dict[int, bytes]:
+    deliver(wire, left, _packed(held))
+    return {}
+
+
+def _packed(held: dict[int, Held]) -> dict[int, bytes]:
+    return {number: serialise() for number, serialise in held.items()}
+
+
+def _note(what: str, error: Exception) -> None:
+    reason = str(error) or type(error).__name__
+    get_logger("genserve.worker").warning("not handed over", what=what, reason=reason)

@@ -14,17 +14,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from actors.delivery import Inbox
 from actors.framework.runtime import Runtime, UnreachableError
 from actors.line import Line
 from actors.outbox import Outbox
 from actors.register import Register
-from actors.relay import Ledger, Left
+from actors.relay import Ledger
 from actors.supply import Supply
 from actors.teams import Teams
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.segments import Assignment, Runner, run_segment
-from observability.logging import get_logger
 
 
 class Worker:
@@ -34,7 +34,12 @@ class Worker:
     """
 
     def __init__(
-        self, runtime: Runtime, worker_id: str, make_runner: Callable[[], Runner], node: str = "node-0"
+        self,
+        runtime: Runtime,
+        worker_id: str,
+        make_runner: Callable[[], Runner],
+        node: str = "node-0",
+        inbox: Inbox | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.incarnation = time.time_ns() // 1000
@@ -50,7 +55,7 @@ class Worker:
         self._teams = Teams(runtime, worker_id, self._outbox)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-steps")
         self._files = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-files")
-        self._supply = Supply(runtime, worker_id, self._files)
+        self._supply = Supply(runtime, worker_id, node, self._files, inbox)
         self._waking: asyncio.Task[Runner] | None = None
         self._main: asyncio.Task[None] | None = None
 
@@ -63,7 +68,9 @@ class Worker:
         Segments that wait for other workers are dropped for a new leader, who tells again what still holds.
         """
         if epoch > self._epoch:
-            self._register.drop(self._line.clear(only_waiting=True))
+            dropped = self._line.clear(only_waiting=True)
+            self._register.drop(dropped)
+            self._supply.drop(dropped)
         self._epoch = max(self._epoch, epoch)
         if lost == self.incarnation:
             self._start_over()
@@ -83,8 +90,10 @@ class Worker:
         """Everything queued is void and what runs stops at its next boundary; its reports are of attempts long over."""
         self.incarnation += 1
         self._ledger.clear()
-        for segment_id in self._line.clear():
+        dropped = self._line.clear()
+        for segment_id in dropped:
             self._register.end(segment_id)
+        self._supply.drop(dropped)
         self._register.start_over()
 
     async def _wake(self) -> Runner:
@@ -138,16 +147,11 @@ class Worker:
         revision.change(stop=command.stop, drop=command.drop)
         return p.Answer()
 
-    async def hand_over(self, request_id: str, attempt: int) -> bytes | None:
-        """A paused request's latents for another worker; this one forgets them."""
-        held = self._require_runner().take(request_id, attempt)
-        if held is None:
-            return None
-        return await asyncio.get_running_loop().run_in_executor(self._files, held)
-
-    async def reached(self, segment_id: str, incarnation: int) -> Left | None:
-        """Returns when a segment of that incarnation's has ended; who left it early, None where it will not run."""
-        return await self._register.end_of(segment_id) if incarnation == self.incarnation else None
+    async def hand_over(self, wish: p.HandOver) -> p.HandedOver | None:
+        """What another worker wishes for, once it is due; None: it has been sent there, ahead of this answer."""
+        if wish.after and wish.incarnation != self.incarnation:
+            return p.HandedOver(None)
+        return await self._supply.give(wish, self._require_runner(), self._register)
 
     async def told(self, segment_id: str, incarnation: int) -> None:
         """Returns when a segment of that incarnation's has ended and the log has heard of it."""
@@ -268,12 +272,7 @@ class Worker:
 
     async def _wait_for_other(self, command: p.RunSegment) -> None:
         """Until the segment before this one has ended on its worker; whoever left there early is left out here."""
-        left: Left | None = None
-        try:
-            other = self._runtime.find(command.after_on)
-            left = await other.ask("reached", command.after, command.after_incarnation)
-        except (UnreachableError, GenServeError) as error:
-            get_logger("genserve.worker").warning("nobody to wait for", segment_id=command.after, reason=str(error))
+        left = await self._supply.await_other(command, self._require_runner())
         if left is not None:
             self._outbox.owe(self._ask_told(command))
         self._register.skip(command, left)

@@ -148,12 +148,12 @@ def to_bytes(parcel: Parcel) -> bytes:
     return MAGIC + msgspec.msgpack.encode(parts)
 
 
-def is_parcel(content: bytes) -> bool:
+def is_parcel(content: bytes | bytearray) -> bool:
     """Whether the bytes are ``to_bytes``'s rather than a checkpoint's."""
     return content.startswith(MAGIC)
 
 
-def from_bytes(model: DiffusionModel, content: bytes) -> Denoising:
+def from_bytes(model: DiffusionModel, content: bytes | bytearray) -> Denoising:
     """The batch that was packed; raises CallerError ``checkpoint_corrupt`` or ``checkpoint_mismatch``."""
     try:
         header, *parts = msgspec.msgpack.decode(memoryview(content)[len(MAGIC) :], type=list[memoryview])

@@ -21,7 +21,6 @@ c10d: Any = distributed_c10d
 """Torch's stubs leave out most of what is used here."""
 
 
-
 def form(store: Any, name: str, rank: int, size: int, *, device: torch.device, timeout: datetime.timedelta) -> Any:
     """The group of that name: gloo for a CPU, NCCL for a GPU, to which it is bound and connected at once.
 

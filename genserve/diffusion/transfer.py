@@ -25,7 +25,7 @@ class _Packed(msgspec.Struct, frozen=True):
     tensors: bytes
 
 
-def are_embeddings(content: bytes) -> bool:
+def are_embeddings(content: bytes | bytearray) -> bool:
     """Whether bytes are packed embeddings rather than latents."""
     return content.startswith(MAGIC)
 
@@ -47,7 +47,7 @@ def pack_embeddings(conditioning: Conditioning) -> bytes:
     return MAGIC + msgspec.msgpack.encode(_Packed(kinds, plain, lists, safetensors.torch.save(tensors)))
 
 
-def unpack_embeddings(content: bytes, device: torch.device | str) -> Conditioning:
+def unpack_embeddings(content: bytes | bytearray, device: torch.device | str) -> Conditioning:
     """The same embeddings on that device."""
     packed = msgspec.msgpack.decode(content[len(MAGIC) :], type=_Packed)
     tensors = {name: tensor.to(device) for name, tensor in safetensors.torch.load(packed.tensors).items()}

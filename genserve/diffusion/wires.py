@@ -1,6 +1,6 @@
 """Direct connections between the processes of one node: words and buffers, in order; not what they mean.
 
-Plain sockets: what torch's collectives add for the sake of many processes costs more than such a message. No torch here.
+Plain sockets: what torch's collectives add for the sake of many processes costs more than a message does. No torch.
 """
 
 from __future__ import annotations

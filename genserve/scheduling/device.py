@@ -25,7 +25,7 @@ from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling.peers import Peers
 from genserve.scheduling.placement import Placement, stages_of
-from genserve.scheduling.protocol import Member, World
+from genserve.scheduling.protocol import Content, Member, World
 from genserve.scheduling.residency import Holding, Residency, Tell
 from genserve.scheduling.segments import Held
 from genserve.scheduling.shelf import ModelShelf
@@ -124,22 +124,23 @@ class Device:
         with self._lock:
             self._kept.pop(request_id, None)
 
-    def take(self, request_id: str, attempt: int) -> Held | None:
+    def offer(self, request_id: str, attempt: int) -> Held | None:
         kept = self._find(request_id, attempt)
         if kept is None:
             return None
-        self.forget(request_id)
         if kept.denoising is None:
             return partial(pack_embeddings, kept.conditioning)
         model, denoising = self._models[kept.denoising.model], kept.denoising
         return lambda: to_bytes(pack(model, denoising))
 
-    def restore(self, member: Member, content: bytes) -> None:
+    def restore(self, member: Member, content: Content) -> None:
         model, generation = self._models[member.spec.model], generation_of(member.spec)
         if are_embeddings(content):
             self._keep(member, _Kept(member.attempt, unpack_embeddings(content, model.device)))
             return
-        denoising = from_bytes(model, content) if is_parcel(content) else self._loaded(member, generation, content)
+        denoising = (
+            from_bytes(model, content) if is_parcel(content) else self._loaded(member, generation, bytes(content))
+        )
         if denoising.generations != (generation,):
             raise GenServeError("checkpoint_mismatch", f"the latents of {member.request_id} are of another generation")
         self._keep(member, _Kept(member.attempt, denoising.members[0].conditioning, denoising))

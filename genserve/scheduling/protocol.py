@@ -7,11 +7,15 @@ takes effect at the next step boundary. Reports go to the request's actor in ord
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from genserve.domain.request import Checkpoint, RequestSpec, Stage
+
+Content = bytes | bytearray
+"""Embeddings or latents, as one worker gives them to another or as a checkpoint file has them."""
 
 
 class Member(Struct, frozen=True):
@@ -91,6 +95,42 @@ class World(Struct, frozen=True):
     generation: int
     port: int
     roster: tuple[str, ...]
+
+
+class Left(Struct, frozen=True):
+    """Requests that left a segment before its end: by its stop, from which an open segment goes on, or for good."""
+
+    stopped: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+    def parted(self, request_ids: Iterable[str], *, is_open: bool) -> tuple[str, ...]:
+        """Those that do not come to what follows, which is an open segment or not."""
+        early = {*self.stopped, *self.gone}
+        return tuple(r for r in request_ids if (r not in self.stopped if is_open else r in early))
+
+
+class HandOver(Struct, frozen=True):
+    """A worker's wish for what another one holds of requests (ids and attempts), which gives it up.
+
+    It is given once the segment ``after`` of that ``incarnation`` has ended, at once where that is empty, and of those
+    who come to what follows: an open segment or not. On the same ``node`` it is sent straight to ``port``, where it is
+    expected by ``name``; otherwise, or with no port, it is in the answer.
+    """
+
+    requests: tuple[tuple[str, int], ...]
+    after: str = ""
+    incarnation: int = 0
+    is_open: bool = False
+    node: str = ""
+    port: int = 0
+    name: str = ""
+
+
+class HandedOver(Struct, frozen=True):
+    """``left`` tells who left ``after`` early; None: it will not run. Contents by request; not of those not held."""
+
+    left: Left | None
+    contents: Mapping[str, Content] = {}
 
 
 class Answer(Struct, frozen=True):

@@ -66,10 +66,10 @@ class Runner(Protocol):
 
     def forget(self, request_id: str) -> None: ...
 
-    def take(self, request_id: str, attempt: int) -> Held | None:
-        """Give up what is held for a request: a function that serialises it, or None if nothing is held."""
+    def offer(self, request_id: str, attempt: int) -> Held | None:
+        """What is held for a request, and stays: a function that serialises it, or None if nothing is held."""
 
-    def restore(self, member: p.Member, content: bytes) -> None:
+    def restore(self, member: p.Member, content: p.Content) -> None:
         """Hold what a checkpoint file's bytes describe.
 
         Raises GenServeError ``checkpoint_corrupt`` or ``checkpoint_mismatch``.
@@ -129,13 +129,13 @@ class Revision:
 class Assignment(Struct, frozen=True):
     """A segment about to run: the command, what may still change about it, and latents that were fetched for it.
 
-    Latents are the bytes of a checkpoint file, or None for a member whose checkpoint cannot be read. ``wanted`` are
-    the stages of the segments in the queue.
+    Latents are the bytes of a checkpoint file or of another worker, None for a member whose checkpoint cannot be read.
+    ``wanted`` are the stages of the segments in the queue.
     """
 
     command: p.RunSegment
     revision: Revision
-    fetched: dict[str, bytes | None]
+    fetched: dict[str, p.Content | None]
     wanted: frozenset[tuple[str, Stage]] = frozenset()
 
 

@@ -114,15 +114,12 @@ class FakeRunner:
         with self._lock:
             self._held.pop(request_id, None)
 
-    def take(self, request_id: str, attempt: int) -> Held | None:
+    def offer(self, request_id: str, attempt: int) -> Held | None:
         latents = self._find(request_id, attempt)
-        if latents is None:
-            return None
-        self.forget(request_id)
-        return partial(to_bytes, latents)
+        return None if latents is None else partial(to_bytes, latents)
 
-    def restore(self, member: p.Member, content: bytes) -> None:
-        latents = from_bytes(content)
+    def restore(self, member: p.Member, content: bytes | bytearray) -> None:
+        latents = from_bytes(bytes(content))
         self._hook("restore", (member,), latents.step)
         self._keep(member, replace(latents, attempt=member.attempt))
 

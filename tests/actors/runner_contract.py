@@ -116,19 +116,21 @@ class RunnerContract:
         runner.restore(self.member("r1", seed=5), held())
         assert runner.position(runner.begin((self.member(seed=5),))) == 1
 
-    def test_taking_what_is_held_moves_it(self, runner: Runner) -> None:
+    def test_what_is_offered_stays_and_goes_on_elsewhere(self, runner: Runner) -> None:
         member = self.member(seed=5)
         batch = runner.begin((member,))
         runner.step(batch)
         runner.end(batch)
-        held = runner.take("r1", 0)
+        held = runner.offer("r1", 0)
         assert held is not None
-        assert not runner.holds("r1", 0)
-        runner.restore(member, held())
+        assert runner.holds("r1", 0)
+        content = bytearray(held())
+        runner.forget("r1")
+        runner.restore(member, content)
         assert runner.position(runner.begin((member,))) == 1
 
-    def test_taking_what_is_not_held_gives_nothing(self, runner: Runner) -> None:
-        assert runner.take("r1", 0) is None
+    def test_nothing_is_offered_of_what_is_not_held(self, runner: Runner) -> None:
+        assert runner.offer("r1", 0) is None
 
     @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-2] + bytes([b[-2] ^ 1]) + b[-1:]])
     def test_damaged_bytes_are_refused_with_a_code(self, runner: Runner, damage: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from actors.line import Line
-from actors.relay import Ledger, Left, Milestones
+from actors.relay import Ledger, Milestones
 from genserve.domain.plan import Load, Unload
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
@@ -81,8 +81,8 @@ def test_a_milestone_is_told_before_and_after_it_is_reached() -> None:
         milestones = Milestones()
         early = asyncio.create_task(milestones.wait("s1"))
         await asyncio.sleep(0)
-        milestones.reach("s1", Left(gone=("r1",)))
-        assert await early == await milestones.wait("s1") == milestones.find("s1") == Left(gone=("r1",))
+        milestones.reach("s1", p.Left(gone=("r1",)))
+        assert await early == await milestones.wait("s1") == milestones.find("s1") == p.Left(gone=("r1",))
         never = asyncio.create_task(milestones.wait("s2"))
         await asyncio.sleep(0)
         milestones.give_up()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from actors.register import Register
-from actors.relay import Left
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 from tests.actors.cell import a_video
@@ -62,9 +61,9 @@ async def test_what_comes_when_the_segment_before_it_is_over_runs_only_if_that_s
 
 @pytest.mark.parametrize(
     ("left", "expected"),
-    [(Left(stopped=("v1",)), set()), (Left(), {"s2"}), (Left(gone=("v1",)), {"s2"}), (None, {"s2"})],
+    [(p.Left(stopped=("v1",)), set()), (p.Left(), {"s2"}), (p.Left(gone=("v1",)), {"s2"}), (None, {"s2"})],
 )
-def test_what_waits_for_another_worker_runs_only_if_that_stopped(left: Left | None, expected: set[str]) -> None:
+def test_what_waits_for_another_worker_runs_only_if_that_stopped(left: p.Left | None, expected: set[str]) -> None:
     register = Register()
     register.enter(BEYOND[0])
     register.skip(BEYOND[0], left)

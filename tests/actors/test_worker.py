@@ -144,7 +144,7 @@ def test_a_paused_request_goes_on_at_another_worker_with_the_same_pixels() -> No
         await shop.finish(a_segment("s3", moved, from_step=stopped.step, group=("worker-1",)), "worker-1")
         there = a_segment("s4", moved, stage=Stage.DECODE, group=("worker-1",))
         assert (await shop.finish(there, "worker-1")).frames.tobytes() == plain.frames.tobytes()
-        assert await shop.runtime.find("worker-0").ask("hand_over", "r1", 1) is None
+        assert await shop.runtime.find("worker-0").ask("hand_over", p.HandOver((("r1", 1),))) == p.HandedOver(p.Left())
 
     in_shop(test)
 
