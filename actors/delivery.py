@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from genserve.diffusion.wires import HEAD, LOCALHOST, NAME, Wire
 from genserve.scheduling import protocol as p
+from genserve.scheduling.segments import Offer, Runner
 
 Delivered = tuple[p.Left | None, dict[int, p.Content]]
 """Who left early, and contents by their number in the wish."""
@@ -94,9 +95,53 @@ class _Delivery(asyncio.BufferedProtocol):
         self._transport.write(RECEIPT)
 
 
-def deliver(wire: Wire, left: p.Left | None, contents: Mapping[int, p.Content]) -> None:
-    """Send everything and wait for the receipt; raises OSError where there is none."""
-    for number, content in contents.items():
-        wire.send(number, content)
-    wire.send(LAST, msgspec.msgpack.encode(left))
-    wire.fill(memoryview(bytearray(len(RECEIPT))))
+class Errand:
+    """One wish on its way to being fulfilled. What is held is sent from whichever thread knows first that it is due.
+
+    ``wire`` None: there is none, what is held is the answer.
+    """
+
+    def __init__(self, wish: p.HandOver, runner: Runner, wire: Wire | None) -> None:
+        self._wish = wish
+        self._runner = runner
+        self._wire = wire
+        self._given: tuple[tuple[str, int], ...] | None = None
+
+    def send(self, left: p.Left | None) -> None:
+        """What is due, once; raises nothing: without a receipt everything stays here."""
+        assert self._wire is not None, "there is somebody to send it to"
+        with contextlib.suppress(OSError):
+            offers = self._due(left)
+            self._given = tuple(self._wish.requests[number] for number in offers)
+            for number, offer in offers.items():
+                self._wire.send(number, b"", *offer())
+            self._wire.send(LAST, msgspec.msgpack.encode(left))
+
+    def finish(self, left: p.Left | None) -> p.HandedOver | None:
+        """The answer to the wish, None where everything has come to whoever wished; what was given is forgotten."""
+        if self._wire is None:
+            contents = {self._wish.requests[n]: b"".join(offer()) for n, offer in self._due(left).items()}
+            self._forget(contents)
+            return p.HandedOver(left, {request_id: content for (request_id, _), content in contents.items()})
+        if self._given is None:
+            self.send(left)
+        try:
+            self._wire.fill(memoryview(bytearray(len(RECEIPT))))
+        except OSError:
+            return p.HandedOver(left)
+        self._forget(self._given or ())
+        return None
+
+    def _due(self, left: p.Left | None) -> dict[int, Offer]:
+        """By their numbers, what is held of those who come."""
+        if left is None:
+            return {}
+        wished = self._wish.requests
+        parted = left.parted((request_id for request_id, _ in wished), is_open=self._wish.is_open)
+        offers = {n: self._runner.offer(*one) for n, one in enumerate(wished) if one[0] not in parted}
+        return {number: offer for number, offer in offers.items() if offer is not None}
+
+    def _forget(self, given: Iterable[tuple[str, int]]) -> None:
+        for request_id, attempt in given:
+            if self._runner.holds(request_id, attempt):
+                self._runner.forget(request_id)

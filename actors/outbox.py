@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from math import inf
 
 from actors.framework.runtime import Runtime, UnreachableError
@@ -77,14 +77,13 @@ class Outbox:
         """Requests with reports that nobody has acknowledged yet."""
         return tuple(dict.fromkeys(request_id for request_id, _ in self._lanes))
 
-    def owe(self, told: Awaitable[object]) -> None:
-        """What begins from now on is not told before ``told``: another worker's ends that come first in the log.
-
-        A coroutine is not begun at once.
+    def owe(self, ask: Callable[[], Awaitable[object]]) -> None:
+        """What begins from now on is not told before ``ask`` is answered, which is not called at once: another worker's
+        ends come first in the log.
         """
         self._count += 1
         self._ends_untold[self._count] = ""
-        task = asyncio.create_task(self._wait_for_other(self._count, told))
+        task = asyncio.create_task(self._wait_for_other(self._count, ask))
         self._owed.add(task)
         task.add_done_callback(self._owed.discard)
 
@@ -95,10 +94,10 @@ class Outbox:
             self._told.clear()
             await self._told.wait()
 
-    async def _wait_for_other(self, number: int, told: Awaitable[object]) -> None:
+    async def _wait_for_other(self, number: int, ask: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(UNHURRIED_S)
         with contextlib.suppress(UnreachableError, TimeoutError):
-            await asyncio.wait_for(told, OWED_S)
+            await asyncio.wait_for(ask(), OWED_S)
         self._ends_untold.pop(number, None)
         self._told.set()
 

@@ -11,20 +11,22 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
-from actors.delivery import Inbox, deliver
+from actors.delivery import Errand, Inbox
 from actors.framework.runtime import Runtime
 from actors.register import Register
 from genserve.diffusion.wires import Wire, call
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.files import read_verified
-from genserve.scheduling.segments import Held, Runner
+from genserve.scheduling.segments import Runner
 from observability.logging import get_logger
 
 HAND_OVER_S = 20.0
 """How long a worker that may hang is asked for latents; disk has them too."""
+SEND_S = 2.0
+"""How long a taker that hangs may hold up the step thread that sends."""
 COURIERS = 2
-"""Deliveries under way at once; each may have to wait for a taker that hangs."""
+"""Receipts waited for at once; a taker that hangs gives none."""
 
 Fetched = dict[str, p.Content | None]
 
@@ -128,42 +130,23 @@ class Supply:
 
     async def give(self, wish: p.HandOver, runner: Runner, register: Register) -> p.HandedOver | None:
         """What another worker wishes for, once it is due; None: it has been sent. This one forgets what was given."""
-        wire = await self._call(wish)
+        errand = Errand(wish, runner, wire := await self._call(wish))
         left: p.Left | None = p.Left()
         if wish.after:
+            revision = register.revision(wish.after)
+            if wire is not None and revision is not None:
+                revision.takers = (*revision.takers, errand.send)
             left = await register.end_of(wish.after)
-        parted = left.parted((r for r, _ in wish.requests), is_open=wish.is_open) if left else ()
-        due = [one for one in wish.requests if left is not None and one[0] not in parted]
-        held = {n: offer for n, one in enumerate(wish.requests) if one in due and (offer := runner.offer(*one))}
-        work = partial(_send, wire, left, held) if wire else partial(_packed, held)
-        try:
-            contents = await asyncio.get_running_loop().run_in_executor(self._couriers, work)
-        except OSError as error:
-            _note(wish.name, error)
-            return p.HandedOver(left)
-        for number in held:
-            request_id, attempt = wish.requests[number]
-            if runner.holds(request_id, attempt):
-                runner.forget(request_id)
-        named = {wish.requests[number][0]: content for number, content in contents.items()}
-        return None if wire else p.HandedOver(left, named)
+        return await asyncio.get_running_loop().run_in_executor(self._couriers, errand.finish, left)
 
     async def _call(self, wish: p.HandOver) -> Wire | None:
         """A wire to whoever wishes, ahead of the time at which it is needed; None where the answer must do."""
         if not wish.port or wish.node != self._node:
             return None
+        ring = partial(call, wish.port, wish.name, send_s=SEND_S)
         with contextlib.suppress(OSError):
-            return await asyncio.get_running_loop().run_in_executor(self._couriers, call, wish.port, wish.name)
+            return await asyncio.get_running_loop().run_in_executor(self._couriers, ring)
         return None
-
-
-def _send(wire: Wire, left: p.Left | None, held: dict[int, Held]) -> dict[int, bytes]:
-    deliver(wire, left, _packed(held))
-    return {}
-
-
-def _packed(held: dict[int, Held]) -> dict[int, bytes]:
-    return {number: serialise() for number, serialise in held.items()}
 
 
 def _note(what: str, error: Exception) -> None:

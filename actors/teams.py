@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from actors.framework.runtime import Runtime, UnreachableError
@@ -91,7 +92,7 @@ class Teams:
                 await asyncio.wait_for(joining.wait(), JOIN_S)
         if membership.leads:
             for worker_id in command.group[1:]:
-                self._outbox.owe(self._settlement(worker_id, command))
+                self._outbox.owe(partial(self._settlement, worker_id, command))
         else:
             self._reach(command.segment_id)
         return membership.run
@@ -106,7 +107,7 @@ class Teams:
             if membership.has_failed:
                 self.refuse(command)
         else:
-            self._outbox.owe(self._settlement(command.leader, command))
+            self._outbox.owe(partial(self._settlement, command.leader, command))
 
     def refuse(self, command: p.RunSegment) -> None:
         """Tell the other members that a group segment will not run, or not to its end: it is not to be waited for."""

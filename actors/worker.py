@@ -268,13 +268,13 @@ class Worker:
 
     def _note_change(self, change: p.StageChange) -> None:
         """What begins from now on is told after the log has heard of the change."""
-        self._outbox.owe(self._ledger.recorded(self._ledger.add(change)))
+        self._outbox.owe(partial(self._ledger.recorded, self._ledger.add(change)))
 
     async def _wait_for_other(self, command: p.RunSegment) -> None:
         """Until the segment before this one has ended on its worker; whoever left there early is left out here."""
         left = await self._supply.await_other(command, self._require_runner())
         if left is not None:
-            self._outbox.owe(self._ask_told(command))
+            self._outbox.owe(partial(self._ask_told, command))
         self._register.skip(command, left)
 
     async def _ask_told(self, command: p.RunSegment) -> None:

@@ -9,6 +9,7 @@ stored: whoever needs a file takes a checkpoint (see latents).
 from __future__ import annotations
 
 import copy
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,11 +37,14 @@ from genserve.errors import CallerError, InvariantBroken
 CONFIGURATION = "_internal_dict"
 """The attribute that every process has from the checkpoint folder; all others of a sampler travel."""
 MAGIC = b"GSPARCEL"
+PREFIX = struct.Struct("<8sQ")
+"""Ahead of a batch in bytes: what it is, and its header's length."""
 PARCEL = 1
 """The word with which a batch is announced."""
 TENSOR, ARRAY, GENERATOR, DTYPE = range(4)
 
 Plain = dict[str, Any]
+Buffer = bytes | memoryview
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -142,28 +146,29 @@ def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
     )
 
 
-def to_bytes(parcel: Parcel) -> bytes:
-    """Header and buffers in one piece."""
-    parts = [parcel.header, *(buffer.cpu().numpy().data for buffer in parcel.buffers)]
-    return MAGIC + msgspec.msgpack.encode(parts)
+def to_parts(parcel: Parcel) -> tuple[Buffer, ...]:
+    """Header and buffers, to be put together by whoever sends them."""
+    return PREFIX.pack(MAGIC, len(parcel.header)) + parcel.header, *(b.cpu().numpy().data for b in parcel.buffers)
 
 
 def is_parcel(content: bytes | bytearray) -> bool:
-    """Whether the bytes are ``to_bytes``'s rather than a checkpoint's."""
+    """Whether the bytes are ``to_parts``'s rather than a checkpoint's."""
     return content.startswith(MAGIC)
 
 
 def from_bytes(model: DiffusionModel, content: bytes | bytearray) -> Denoising:
     """The batch that was packed; raises CallerError ``checkpoint_corrupt`` or ``checkpoint_mismatch``."""
+    come = torch.frombuffer(content if isinstance(content, bytearray) else bytearray(content), dtype=torch.uint8)
     try:
-        header, *parts = msgspec.msgpack.decode(memoryview(content)[len(MAGIC) :], type=list[memoryview])
-        parcel = expect(model, bytes(header))
-    except (msgspec.DecodeError, ValueError) as error:
+        begins = PREFIX.size + PREFIX.unpack_from(content)[1]
+        parcel = expect(model, bytes(content[PREFIX.size : begins]))
+    except (msgspec.DecodeError, struct.error) as error:
         raise CallerError("checkpoint_corrupt", f"not a batch of {model.entry.name}: {error}") from error
-    if [len(part) for part in parts] != [len(buffer) for buffer in parcel.buffers]:
-        raise CallerError("checkpoint_corrupt", f"a batch of {model.entry.name} arrived in {len(content)} bytes")
-    for buffer, part in zip(parcel.buffers, parts, strict=True):
-        buffer.copy_(torch.frombuffer(bytearray(part), dtype=torch.uint8))
+    sizes = [len(buffer) for buffer in parcel.buffers]
+    if begins + sum(sizes) != len(come):
+        raise CallerError("checkpoint_corrupt", f"a batch of {model.entry.name} arrived in {len(come)} bytes")
+    for buffer, part in zip(parcel.buffers, torch.split(come[begins:], sizes), strict=True):
+        buffer.copy_(part)
     return unpack(model, parcel)
 
 

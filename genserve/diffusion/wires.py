@@ -32,21 +32,24 @@ class Wire:
     something has failed is of no use any more.
     """
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, *, send_s: float = SEND_S) -> None:
         self._socket = connected
+        self._send_s = send_s
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __del__(self) -> None:
         self._socket.close()
 
-    def send(self, code: int, payload: bytes = b"") -> None:
-        """A word."""
-        self._socket.settimeout(SEND_S)
-        self._socket.sendall(HEAD.pack(code, len(payload)) + payload)
+    def send(self, code: int, payload: bytes = b"", *more: memoryview | bytes) -> None:
+        """A word, and what belongs to it in one piece or in several."""
+        self._socket.settimeout(self._send_s)
+        self._socket.sendall(HEAD.pack(code, len(payload) + sum(map(len, more))) + payload)
+        for part in more:
+            self._socket.sendall(part)
 
     def send_buffer(self, buffer: memoryview) -> None:
         """Bytes whose number the other end knows."""
-        self._socket.settimeout(SEND_S)
+        self._socket.settimeout(self._send_s)
         self._socket.sendall(buffer)
 
     def receive(self, limit_s: float | None = None) -> tuple[int, bytes]:
@@ -131,9 +134,9 @@ class Exchange:
                 self._news.notify_all()
 
 
-def call(port: int, name: str) -> Wire:
-    """A wire to the process whose exchange has that port, for whoever answers to the name there; raises OSError."""
-    wire = Wire(socket.create_connection((LOCALHOST, port), timeout=CALL_S))
+def call(port: int, name: str, *, send_s: float = SEND_S) -> Wire:
+    """A wire to the process that listens at that port, for whoever answers to the name there; raises OSError."""
+    wire = Wire(socket.create_connection((LOCALHOST, port), timeout=CALL_S), send_s=send_s)
     said = name.encode()
     wire.send_buffer(memoryview(NAME.pack(len(said)) + said))
     return wire

@@ -20,7 +20,7 @@ from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.load import open_model
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_state import from_bytes, pack, receive, send, to_bytes
+from genserve.diffusion.parallel_state import from_bytes, pack, receive, send, to_parts
 from genserve.diffusion.parallel_world import World
 from genserve.diffusion.weights import Weights
 from genserve.domain.request import Media, RequestSpec, Stage
@@ -82,7 +82,7 @@ class Meter:
             "pause_us": self._median(model, repeats, lambda: snapshot(model, batch)),
             "resume_us": self._median(model, repeats, lambda: load(model, generation, content)),
         }
-        prices["move_us"] = self._median(model, repeats, lambda: from_bytes(model, to_bytes(pack(model, batch))))
+        prices["move_us"] = self._median(model, repeats, lambda: _moved(model, batch))
         if len(members) > 1 and self._world is not None:
             prices["switch_us"] = round(statistics.median(map(sum, self.time_changes(task, members, repeats))))
         return prices
@@ -205,6 +205,10 @@ class Meter:
         """Memory of the weights by stage, in bytes, and the longest that loading one of the stages took."""
         self._load(name)
         return self._weights[name]
+
+
+def _moved(model: DiffusionModel, batch: Denoising) -> Denoising:
+    return from_bytes(model, bytearray().join(to_parts(pack(model, batch))))
 
 
 def serve(connection: Connection, arguments: dict[str, Any]) -> None:

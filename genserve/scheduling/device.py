@@ -18,7 +18,7 @@ from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
-from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_bytes, unpack
+from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_parts, unpack
 from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.domain.request import RequestSpec, Stage
@@ -27,7 +27,7 @@ from genserve.scheduling.peers import Peers
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.protocol import Content, Member, World
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.segments import Held
+from genserve.scheduling.segments import Held, Offer
 from genserve.scheduling.shelf import ModelShelf
 
 P = ParamSpec("P")
@@ -124,14 +124,14 @@ class Device:
         with self._lock:
             self._kept.pop(request_id, None)
 
-    def offer(self, request_id: str, attempt: int) -> Held | None:
+    def offer(self, request_id: str, attempt: int) -> Offer | None:
         kept = self._find(request_id, attempt)
         if kept is None:
             return None
         if kept.denoising is None:
-            return partial(pack_embeddings, kept.conditioning)
+            return lambda: (pack_embeddings(kept.conditioning),)
         model, denoising = self._models[kept.denoising.model], kept.denoising
-        return lambda: to_bytes(pack(model, denoising))
+        return lambda: to_parts(pack(model, denoising))
 
     def restore(self, member: Member, content: Content) -> None:
         model, generation = self._models[member.spec.model], generation_of(member.spec)

@@ -26,6 +26,8 @@ LASTING = ("stage_too_large",)
 
 Post = Callable[[p.AnyReport], None]
 Held = Callable[[], bytes]
+Offer = Callable[[], tuple[bytes | memoryview, ...]]
+Taker = Callable[[p.Left], None]
 
 
 class Runner(Protocol):
@@ -66,8 +68,8 @@ class Runner(Protocol):
 
     def forget(self, request_id: str) -> None: ...
 
-    def offer(self, request_id: str, attempt: int) -> Held | None:
-        """What is held for a request, and stays: a function that serialises it, or None if nothing is held."""
+    def offer(self, request_id: str, attempt: int) -> Offer | None:
+        """What is held for a request, and stays: a function that serialises it, in pieces, or None if nothing is."""
 
     def restore(self, member: p.Member, content: p.Content) -> None:
         """Hold what a checkpoint file's bytes describe.
@@ -109,16 +111,18 @@ class Runner(Protocol):
 class Revision:
     """What has been changed about a segment since it was queued; written by the loop, read at boundaries.
 
-    ``goes_on`` are requests that go on from its stop on this worker: no checkpoint has to wait for them.
+    ``goes_on`` are requests that go on from its stop on this worker: no checkpoint has to wait for them. ``takers``
+    are to be called on the step thread as soon as it has ended, and who left it early is known.
     """
 
-    __slots__ = ("drop", "goes_on", "skip", "stop")
+    __slots__ = ("drop", "goes_on", "skip", "stop", "takers")
 
     def __init__(self) -> None:
         self.stop = False
         self.goes_on: tuple[str, ...] = ()
         self.drop: tuple[str, ...] = ()
         self.skip: tuple[str, ...] = ()
+        self.takers: tuple[Taker, ...] = ()
 
     def change(self, *, stop: bool, drop: tuple[str, ...]) -> None:
         """Revisions only ever add: a stop is not taken back."""
@@ -219,7 +223,7 @@ class _SegmentRun:
             frames = self.runner.decode(self.members)
         self.set_unfit_aside()
         self.leave_out()
-        self.tell_ended()
+        self.finish()
         for member in self.members if frames else ():
             self.tell(p.Decoded, member, frames[member.request_id])
 
@@ -256,7 +260,7 @@ class _SegmentRun:
                 frames = self.runner.preview(batch, member.request_id)
                 self.tell(p.Preview, member, member.spec.preview_steps.index(step), frames)
             if self.is_checkpoint_due(step):
-                self.save(batch, member, step)
+                self.save(member, step, self.runner.snapshot(batch, member.request_id))
         return batch
 
     def is_checkpoint_due(self, step: int) -> bool:
@@ -266,20 +270,34 @@ class _SegmentRun:
     def close(self, batch: Any, step: int) -> None:
         if step >= self.command.to_step:
             self.runner.end(batch)
-            self.tell_ended()
+            self.finish()
             return
-        going_on = self.revision.goes_on
-        for member in self.members:
-            if member.request_id not in going_on:
-                self.save(batch, member, step)
+        at_us, going_on = _clock_us(), self.revision.goes_on
+        paused = [member for member in self.members if member.request_id not in going_on]
+        copies = [self.runner.snapshot(batch, member.request_id) for member in paused]
         self.runner.end(batch)
+        self.hand_over(has_stopped=True)
+        for member, copy in zip(paused, copies, strict=True):
+            self.save(member, step, copy)
         for member in self.members:
-            self.tell(p.Stopped, member, step, self.command.leader, _clock_us(), member.request_id in going_on)
+            self.tell(p.Stopped, member, step, self.command.leader, at_us, member.request_id in going_on)
 
-    def save(self, batch: Any, member: p.Member, step: int) -> None:
-        """Copy now, serialise and report from the files thread, so that the next step need not wait."""
-        serialise = self.runner.snapshot(batch, member.request_id)
-        self.files.submit(lambda: self.tell(p.Snapshot, member, step, serialise()))
+    def finish(self) -> None:
+        took_us, at_us = self.elapsed_us(), _clock_us()
+        self.hand_over(has_stopped=False)
+        for member in self.members:
+            self.tell(p.Ended, member, self.command.stage, took_us, at_us)
+
+    def hand_over(self, *, has_stopped: bool) -> None:
+        """Other workers that wait for this one's end get what they go on from before anything else is done."""
+        here = tuple(member.request_id for member in self.members)
+        gone = tuple(member.request_id for member in self.command.members if member not in self.members)
+        for taker in self.revision.takers:
+            taker(p.Left(here if has_stopped else (), gone))
+
+    def save(self, member: p.Member, step: int, copy: Held) -> None:
+        """Serialise and report from the files thread, so that the next step need not wait."""
+        self.files.submit(lambda: self.tell(p.Snapshot, member, step, copy()))
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -295,10 +313,6 @@ class _SegmentRun:
         for member in self.members:
             group, batch = len(self.command.group), len(self.members)
             self.tell(p.Stepped, member, step, self.busy_ns // 1000, group, batch, _clock_us())
-
-    def tell_ended(self) -> None:
-        for member in self.members:
-            self.tell(p.Ended, member, self.command.stage, self.elapsed_us(), _clock_us())
 
     def leave_out(self) -> tuple[str, ...]:
         """Take cancelled members out; their ids, if there are new ones."""

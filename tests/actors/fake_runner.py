@@ -17,7 +17,7 @@ from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.segments import Held
+from genserve.scheduling.segments import Held, Offer
 
 Hook = Callable[[str, tuple[p.Member, ...], int], None]
 """Called before every verb with its members and the steps done; may wait, or raise what a device would raise."""
@@ -114,9 +114,9 @@ class FakeRunner:
         with self._lock:
             self._held.pop(request_id, None)
 
-    def offer(self, request_id: str, attempt: int) -> Held | None:
+    def offer(self, request_id: str, attempt: int) -> Offer | None:
         latents = self._find(request_id, attempt)
-        return None if latents is None else partial(to_bytes, latents)
+        return None if latents is None else lambda: (to_bytes(latents),)
 
     def restore(self, member: p.Member, content: bytes | bytearray) -> None:
         latents = from_bytes(bytes(content))

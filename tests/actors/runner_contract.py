@@ -124,7 +124,7 @@ class RunnerContract:
         held = runner.offer("r1", 0)
         assert held is not None
         assert runner.holds("r1", 0)
-        content = bytearray(held())
+        content = bytearray().join(held())
         runner.forget("r1")
         runner.restore(member, content)
         assert runner.position(runner.begin((member,))) == 1

@@ -19,7 +19,7 @@ from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.load import open_model
 from genserve.diffusion.model import DiffusionModel
-from genserve.diffusion.parallel_state import from_bytes, pack, to_bytes
+from genserve.diffusion.parallel_state import from_bytes, pack, to_parts
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
@@ -64,7 +64,7 @@ def test_three_devices_with_a_stage_each_make_the_pixels_of_one_with_all(
     batch = denoiser.prepare([generation], [unpack_embeddings(embeddings, denoiser.device)])
     while not batch.is_done:
         denoiser.step(batch)
-    moved = from_bytes(decoder, to_bytes(pack(denoiser, batch)))
+    moved = from_bytes(decoder, b"".join(to_parts(pack(denoiser, batch))))
     assert np.array_equal(decoder.decode(moved)[0], pixels(model))
 
 

@@ -18,7 +18,7 @@ from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, save
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_state import from_bytes, pack, receive, send, to_bytes
+from genserve.diffusion.parallel_state import from_bytes, pack, receive, send, to_parts
 from genserve.diffusion.parallel_world import World, host_store
 from genserve.errors import GenServeError
 
@@ -82,7 +82,7 @@ class Rank:
     def take(self, name: str) -> bytes:
         """Give the batch up, for another rank's ``give``."""
         assert self.held is not None
-        data, self.held = to_bytes(pack(self._model(name)[0], self.held)), None
+        data, self.held = b"".join(to_parts(pack(self._model(name)[0], self.held))), None
         return data
 
     def give(self, name: str, data: bytes) -> None:
