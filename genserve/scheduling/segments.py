@@ -96,7 +96,7 @@ class Runner(Protocol):
         """Dissolve the batch; its members are held one by one."""
 
     def snapshot(self, batch: Any, request_id: str) -> Held:
-        """Copy a member's latents now, serialise them later."""
+        """Copy a member's latents now, which may be right after the batch's end; serialise them later."""
 
     def preview(self, batch: Any, request_id: str) -> Any:
         """Frames of an unfinished member, uint8 (frames, height, width, 3); does not disturb it."""
@@ -260,7 +260,7 @@ class _SegmentRun:
                 frames = self.runner.preview(batch, member.request_id)
                 self.tell(p.Preview, member, member.spec.preview_steps.index(step), frames)
             if self.is_checkpoint_due(step):
-                self.save(member, step, self.runner.snapshot(batch, member.request_id))
+                self.save(batch, member, step)
         return batch
 
     def is_checkpoint_due(self, step: int) -> bool:
@@ -273,12 +273,11 @@ class _SegmentRun:
             self.finish()
             return
         at_us, going_on = _clock_us(), self.revision.goes_on
-        paused = [member for member in self.members if member.request_id not in going_on]
-        copies = [self.runner.snapshot(batch, member.request_id) for member in paused]
         self.runner.end(batch)
         self.hand_over(has_stopped=True)
-        for member, copy in zip(paused, copies, strict=True):
-            self.save(member, step, copy)
+        for member in self.members:
+            if member.request_id not in going_on:
+                self.save(batch, member, step)
         for member in self.members:
             self.tell(p.Stopped, member, step, self.command.leader, at_us, member.request_id in going_on)
 
@@ -295,9 +294,10 @@ class _SegmentRun:
         for taker in self.revision.takers:
             taker(p.Left(here if has_stopped else (), gone))
 
-    def save(self, member: p.Member, step: int, copy: Held) -> None:
-        """Serialise and report from the files thread, so that the next step need not wait."""
-        self.files.submit(lambda: self.tell(p.Snapshot, member, step, copy()))
+    def save(self, batch: Any, member: p.Member, step: int) -> None:
+        """Copy now, serialise and report from the files thread, so that the next step need not wait."""
+        serialise = self.runner.snapshot(batch, member.request_id)
+        self.files.submit(lambda: self.tell(p.Snapshot, member, step, serialise()))
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -116,6 +116,13 @@ class RunnerContract:
         runner.restore(self.member("r1", seed=5), held())
         assert runner.position(runner.begin((self.member(seed=5),))) == 1
 
+    def test_a_snapshot_may_be_taken_right_after_the_end(self, runner: Runner) -> None:
+        batch = runner.begin((self.member("r1", seed=5), self.member("r2", seed=6)))
+        runner.step(batch)
+        before = runner.snapshot(batch, "r2")()
+        runner.end(batch)
+        assert runner.snapshot(batch, "r2")() == before
+
     def test_what_is_offered_stays_and_goes_on_elsewhere(self, runner: Runner) -> None:
         member = self.member(seed=5)
         batch = runner.begin((member,))
