@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from genserve.diffusion.wires import HEAD, LOCALHOST, NAME, Wire
+from genserve.diffusion.wires import HEAD, LOCALHOST, NAME, Wire, room
 from genserve.scheduling import protocol as p
 from genserve.scheduling.segments import Offer, Runner
 
@@ -61,31 +61,31 @@ class _Delivery(asyncio.BufferedProtocol):
         self._expected = expected
         self._transport: Any = None
         self._reader = self._read()
-        self._part = bytearray(next(self._reader))
+        self._part = room(next(self._reader))
         self._done = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self._part)[self._done :]
+        return self._part[self._done :]
 
     def buffer_updated(self, count: int) -> None:
         self._done += count
         if self._done == len(self._part):
             try:
-                self._part, self._done = bytearray(self._reader.send(self._part)), 0
+                self._part, self._done = room(self._reader.send(self._part)), 0
             except StopIteration:
                 self._transport.close()
 
-    def _read(self) -> Generator[int, bytearray]:
+    def _read(self) -> Generator[int, memoryview]:
         """Asks for so many bytes and is sent them, none where none are needed; ends with the call."""
         name = yield NAME.unpack((yield NAME.size))[0]
         contents: dict[int, p.Content] = {}
         while True:
             code, length = HEAD.unpack((yield HEAD.size))
-            content = (yield length) if length else bytearray()
-            delivery = self._expected.get(name.decode(errors="replace"))
+            content = (yield length) if length else memoryview(b"")
+            delivery = self._expected.get(bytes(name).decode(errors="replace"))
             if delivery is None or delivery.done():
                 return
             if code == LAST:

@@ -25,13 +25,16 @@ from genserve.diffusion.members import together
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel_buffers import (
     Layout,
+    aligned,
     dtype_name,
     empty_buffers,
-    filled_buffers,
+    is_aligned,
     layouts_of,
+    pieces_of,
     views_of,
 )
 from genserve.diffusion.parallel_world import Group
+from genserve.diffusion.transfer import Buffer
 from genserve.errors import CallerError, InvariantBroken
 
 CONFIGURATION = "_internal_dict"
@@ -44,7 +47,6 @@ PARCEL = 1
 TENSOR, ARRAY, GENERATOR, DTYPE = range(4)
 
 Plain = dict[str, Any]
-Buffer = bytes | memoryview
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -79,14 +81,17 @@ class Content(msgspec.Struct, frozen=True):
 
 
 class Parcel(msgspec.Struct, frozen=True):
-    """A header's bytes, and the buffers (uint8) to be sent, or to be filled by what comes, in this order."""
+    """A header's bytes, and the buffers (uint8) to be sent, or to be filled by what comes, in this order.
+
+    What is sent may be in more pieces than what it fills, and is gone once the batch goes on.
+    """
 
     header: bytes
     buffers: tuple[torch.Tensor, ...]
 
 
 def pack(model: DiffusionModel, denoising: Denoising) -> Parcel:
-    """The batch as it is now; it goes on undisturbed. What only the last step left behind is not in it.
+    """The batch as it is now, to be sent at once. What only the last step left behind is not in it.
 
     Raises InvariantBroken ``state_not_packed`` for a value that is neither plain, tensor nor a member's generator.
     """
@@ -101,7 +106,7 @@ def pack(model: DiffusionModel, denoising: Denoising) -> Parcel:
     generators = tuple(numbers.of_tensor(member.generator.get_state()) for member in denoising.members)
     layouts = layouts_of(numbers.tensors)
     header = Header(denoising.model, model.fingerprint, layouts, generators, body)
-    return Parcel(msgspec.msgpack.encode(header), filled_buffers(layouts, numbers.tensors))
+    return Parcel(msgspec.msgpack.encode(header), pieces_of(layouts, numbers.tensors))
 
 
 def expect(model: DiffusionModel, header: bytes) -> Parcel:
@@ -148,28 +153,36 @@ def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
 
 def to_parts(parcel: Parcel) -> tuple[Buffer, ...]:
     """Header and buffers, to be put together by whoever sends them."""
-    return PREFIX.pack(MAGIC, len(parcel.header)) + parcel.header, *(b.cpu().numpy().data for b in parcel.buffers)
+    begin = PREFIX.pack(MAGIC, len(parcel.header)) + parcel.header
+    return begin.ljust(aligned(len(begin)), b"\0"), *(b.cpu().numpy().data for b in parcel.buffers)
 
 
-def is_parcel(content: bytes | bytearray) -> bool:
+def is_parcel(content: Buffer) -> bool:
     """Whether the bytes are ``to_parts``'s rather than a checkpoint's."""
-    return content.startswith(MAGIC)
+    return content[: len(MAGIC)] == MAGIC
 
 
-def from_bytes(model: DiffusionModel, content: bytes | bytearray) -> Denoising:
-    """The batch that was packed; raises CallerError ``checkpoint_corrupt`` or ``checkpoint_mismatch``."""
-    come = torch.frombuffer(content if isinstance(content, bytearray) else bytearray(content), dtype=torch.uint8)
+def from_bytes(model: DiffusionModel, content: Buffer) -> Denoising:
+    """The batch that was packed, in the memory in which it came where that is aligned and may be written to.
+
+    Raises CallerError ``checkpoint_corrupt`` or ``checkpoint_mismatch``.
+    """
+    come = torch.frombuffer(bytearray(content) if isinstance(content, bytes) else content, dtype=torch.uint8)
     try:
-        begins = PREFIX.size + PREFIX.unpack_from(content)[1]
-        parcel = expect(model, bytes(content[PREFIX.size : begins]))
+        ends = PREFIX.size + PREFIX.unpack_from(content)[1]
+        parcel = expect(model, bytes(content[PREFIX.size : ends]))
     except (msgspec.DecodeError, struct.error) as error:
         raise CallerError("checkpoint_corrupt", f"not a batch of {model.entry.name}: {error}") from error
     sizes = [len(buffer) for buffer in parcel.buffers]
-    if begins + sum(sizes) != len(come):
+    if aligned(ends) + sum(sizes) != len(come):
         raise CallerError("checkpoint_corrupt", f"a batch of {model.entry.name} arrived in {len(come)} bytes")
-    for buffer, part in zip(parcel.buffers, torch.split(come[begins:], sizes), strict=True):
-        buffer.copy_(part)
-    return unpack(model, parcel)
+    parts = torch.split(come[aligned(ends) :], sizes)
+    return unpack(model, Parcel(parcel.header, tuple(map(_placed, parts, parcel.buffers))))
+
+
+def _placed(part: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    """Where it lies, if it can stay there."""
+    return part if is_aligned(part) and part.device == buffer.device else buffer.copy_(part)
 
 
 def send(model: DiffusionModel, denoising: Denoising, group: Group) -> None:

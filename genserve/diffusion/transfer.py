@@ -14,6 +14,7 @@ import torch
 from genserve.diffusion.denoising import Conditioning
 
 MAGIC = b"genserve-embeddings-1"
+Buffer = bytes | bytearray | memoryview
 
 
 class _Packed(msgspec.Struct, frozen=True):
@@ -25,9 +26,9 @@ class _Packed(msgspec.Struct, frozen=True):
     tensors: bytes
 
 
-def are_embeddings(content: bytes | bytearray) -> bool:
+def are_embeddings(content: Buffer) -> bool:
     """Whether bytes are packed embeddings rather than latents."""
-    return content.startswith(MAGIC)
+    return content[: len(MAGIC)] == MAGIC
 
 
 def pack_embeddings(conditioning: Conditioning) -> bytes:
@@ -47,7 +48,7 @@ def pack_embeddings(conditioning: Conditioning) -> bytes:
     return MAGIC + msgspec.msgpack.encode(_Packed(kinds, plain, lists, safetensors.torch.save(tensors)))
 
 
-def unpack_embeddings(content: bytes | bytearray, device: torch.device | str) -> Conditioning:
+def unpack_embeddings(content: Buffer, device: torch.device | str) -> Conditioning:
     """The same embeddings on that device."""
     packed = msgspec.msgpack.decode(content[len(MAGIC) :], type=_Packed)
     tensors = {name: tensor.to(device) for name, tensor in safetensors.torch.load(packed.tensors).items()}

@@ -12,10 +12,14 @@ import threading
 import time
 from collections import OrderedDict
 
+import numpy as np
+
 LOCALHOST = "127.0.0.1"
 HEAD = struct.Struct("<qq")
 """Ahead of a word: what it is, and how many bytes follow."""
 NAME = struct.Struct("<H")
+ALIGNMENT = 64
+"""Bytes: what comes is put where tensors can be used as they lie."""
 SEND_S = 20.0
 """How long a process that hangs may leave what it is sent unread."""
 CALL_S = 2.0
@@ -40,7 +44,7 @@ class Wire:
     def __del__(self) -> None:
         self._socket.close()
 
-    def send(self, code: int, payload: bytes = b"", *more: memoryview | bytes) -> None:
+    def send(self, code: int, payload: bytes = b"", *more: bytes | bytearray | memoryview) -> None:
         """A word, and what belongs to it in one piece or in several."""
         self._socket.settimeout(self._send_s)
         self._socket.sendall(HEAD.pack(code, len(payload) + sum(map(len, more))) + payload)
@@ -132,6 +136,13 @@ class Exchange:
                 while len(self._calls) > MAX_UNANSWERED:
                     self._calls.popitem(last=False)
                 self._news.notify_all()
+
+
+def room(size: int) -> memoryview:
+    """Memory for something that comes; aligned."""
+    memory = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size].data
 
 
 def call(port: int, name: str, *, send_s: float = SEND_S) -> Wire:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from genserve.domain.request import Checkpoint, RequestSpec, Stage
 
-Content = bytes | bytearray
+Content = bytes | bytearray | memoryview
 """Embeddings or latents, as one worker gives them to another or as a checkpoint file has them."""
 
 

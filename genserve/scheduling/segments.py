@@ -26,7 +26,7 @@ LASTING = ("stage_too_large",)
 
 Post = Callable[[p.AnyReport], None]
 Held = Callable[[], bytes]
-Offer = Callable[[], tuple[bytes | memoryview, ...]]
+Offer = Callable[[], tuple[p.Content, ...]]
 Taker = Callable[[p.Left], None]
 
 
