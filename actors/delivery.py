@@ -15,7 +15,7 @@ import msgspec
 
 from genserve.diffusion.wires import HEAD, LOCALHOST, NAME, Wire, room
 from genserve.scheduling import protocol as p
-from genserve.scheduling.segments import Offer, Runner
+from genserve.scheduling.runner import Offer, Runner
 
 Delivered = tuple[p.Left | None, dict[int, p.Content]]
 """Who left early, and contents by their number in the wish."""
@@ -107,8 +107,8 @@ class Errand:
         self._wire = wire
         self._given: tuple[tuple[str, int], ...] | None = None
 
-    def send(self, left: p.Left | None) -> None:
-        """What is due, once; raises nothing: without a receipt everything stays here."""
+    def send(self, left: p.Left | None) -> tuple[str, ...]:
+        """What is due, once; whose it is. Nothing is raised: without a receipt everything stays here."""
         assert self._wire is not None, "there is somebody to send it to"
         with contextlib.suppress(OSError):
             offers = self._due(left)
@@ -116,6 +116,7 @@ class Errand:
             for number, offer in offers.items():
                 self._wire.send(number, b"", *offer())
             self._wire.send(LAST, msgspec.msgpack.encode(left))
+        return tuple(request_id for request_id, _ in self._given or ())
 
     def finish(self, left: p.Left | None) -> p.HandedOver | None:
         """The answer to the wish, None where everything has come to whoever wished; what was given is forgotten."""

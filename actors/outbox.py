@@ -17,7 +17,7 @@ from observability.logging import get_logger
 RETRY_S = 0.2
 GATHER_S = 0.25
 """How long progress waits for company, so that a message per step does not compete with the steps."""
-GOING_ON_S = 0.02
+GOING_ON_S = 0.01
 """How long a stop waits to be told together with the beginning that follows at once."""
 UNHURRIED_S = 0.005
 """How long another worker is not yet asked: doing so takes time from the beginning itself, which is under way."""

@@ -12,7 +12,7 @@ from actors.scheduler import Scheduler
 from actors.worker import Worker
 from genserve.config import Settings
 from genserve.diffusion.catalog import Catalog
-from genserve.scheduling.segments import Runner
+from genserve.scheduling.runner import Runner
 from observability.logging import setup_logging
 
 

@@ -18,11 +18,13 @@ from genserve.diffusion.wires import Wire, call
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.files import read_verified
-from genserve.scheduling.segments import Runner
+from genserve.scheduling.runner import Runner
 from observability.logging import get_logger
 
 HAND_OVER_S = 20.0
 """How long a worker that may hang is asked for latents; disk has them too."""
+UNHURRIED_S = 0.005
+"""How long the answer to a wish waits that was fulfilled before: taking it in would hold up what goes on there."""
 SEND_S = 2.0
 """How long a taker that hangs may hold up the step thread that sends."""
 COURIERS = 2
@@ -137,7 +139,10 @@ class Supply:
             if wire is not None and revision is not None:
                 revision.takers = (*revision.takers, errand.send)
             left = await register.end_of(wish.after)
-        return await asyncio.get_running_loop().run_in_executor(self._couriers, errand.finish, left)
+        answer = await asyncio.get_running_loop().run_in_executor(self._couriers, errand.finish, left)
+        if answer is None:
+            await asyncio.sleep(UNHURRIED_S)
+        return answer
 
     async def _call(self, wish: p.HandOver) -> Wire | None:
         """A wire to whoever wishes, ahead of the time at which it is needed; None where the answer must do."""

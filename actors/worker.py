@@ -24,7 +24,8 @@ from actors.supply import Supply
 from actors.teams import Teams
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.segments import Assignment, Runner, run_segment
+from genserve.scheduling.runner import Runner
+from genserve.scheduling.segments import Assignment, run_segment
 
 
 class Worker:

@@ -27,7 +27,7 @@ from genserve.scheduling.peers import Peers
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.protocol import Content, Member, World
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.segments import Held, Offer
+from genserve.scheduling.runner import Held, Offer
 from genserve.scheduling.shelf import ModelShelf
 
 P = ParamSpec("P")

@@ -17,7 +17,8 @@ import msgspec
 
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.segments import Assignment, Post, Runner, run_segment
+from genserve.scheduling.runner import Runner
+from genserve.scheduling.segments import Assignment, Post, run_segment
 from observability.logging import get_logger
 
 JOIN, STEP, SHED, LEAVE = 1, 2, 3, 4

@@ -231,7 +231,7 @@ class Decoded(Report, frozen=True):
 class Stopped(Report, frozen=True):
     """The segment stopped before its end because it was told to; ``home`` holds the latents, if there are any.
 
-    ``goes_on``: an open segment of this worker goes on from there at once.
+    ``goes_on``: an open segment goes on from there at once.
     """
 
     step: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.fitting import OUT_OF_MEMORY, Fitting
+from genserve.scheduling.runner import Runner
 
 MAX_MESSAGE = 500
 """Characters of an error's text that go into a report."""
@@ -25,87 +26,8 @@ LASTING = ("stage_too_large",)
 """Codes of failures that another attempt would meet again."""
 
 Post = Callable[[p.AnyReport], None]
-Held = Callable[[], bytes]
-Offer = Callable[[], tuple[p.Content, ...]]
-Taker = Callable[[p.Left], None]
-
-
-class Runner(Protocol):
-    """A device with models on it. Errors are GenServeError with a code; ``out_of_memory`` is one of them.
-
-    It holds, per request and attempt, the embeddings and latents between segments.
-    """
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def memory_bytes(self) -> int: ...
-
-    @property
-    def models(self) -> tuple[str, ...]: ...
-
-    @property
-    def resident(self) -> tuple[tuple[str, Stage], ...]: ...
-
-    @property
-    def displaced(self) -> tuple[tuple[str, Stage], ...]:
-        """Stages that it is to hold and has no room for."""
-
-    def watch(self, tell: Callable[[p.StageChange], None]) -> None:
-        """Hear of every stage that is loaded or dropped from now on."""
-
-    def keep_for(self, wanted: frozenset[tuple[str, Stage]]) -> None:
-        """What queued segments need: dropped only when nothing else is left to drop."""
-
-    def hold(self, model: str, stage: Stage) -> None:
-        """Load a stage's weights unless they are there; raises GenServeError ``stage_too_large``."""
-
-    def release(self, model: str, stage: Stage) -> None:
-        """Drop a stage's weights."""
-
-    def holds(self, request_id: str, attempt: int) -> bool: ...
-
-    def forget(self, request_id: str) -> None: ...
-
-    def offer(self, request_id: str, attempt: int) -> Offer | None:
-        """What is held for a request, and stays: a function that serialises it, in pieces, or None if nothing is."""
-
-    def restore(self, member: p.Member, content: p.Content) -> None:
-        """Hold what a checkpoint file's bytes describe.
-
-        Raises GenServeError ``checkpoint_corrupt`` or ``checkpoint_mismatch``.
-        """
-
-    def encode(self, members: tuple[p.Member, ...]) -> None:
-        """Embed the prompts; held afterwards."""
-
-    def begin(self, members: tuple[p.Member, ...]) -> Any:
-        """Form a batch; a request whose latents are not held begins anew at step 0."""
-
-    def position(self, batch: Any) -> int:
-        """Denoising steps done."""
-
-    def step(self, batch: Any) -> None:
-        """One denoising step of the whole batch; returns when the device has finished it."""
-
-    def without(self, batch: Any, request_ids: tuple[str, ...]) -> Any:
-        """The batch without some members, which are forgotten; the others go on undisturbed."""
-
-    def end(self, batch: Any) -> None:
-        """Dissolve the batch; its members are held one by one."""
-
-    def snapshot(self, batch: Any, request_id: str) -> Held:
-        """Copy a member's latents now, which may be right after the batch's end; serialise them later."""
-
-    def preview(self, batch: Any, request_id: str) -> Any:
-        """Frames of an unfinished member, uint8 (frames, height, width, 3); does not disturb it."""
-
-    def decode(self, members: tuple[p.Member, ...]) -> dict[str, Any]:
-        """Frames by request, uint8 (frames, height, width, 3); nothing is held afterwards.
-
-        Raises GenServeError ``unknown_latents`` where the finished latents are not held.
-        """
+Taker = Callable[[p.Left], tuple[str, ...]]
+"""Told who left early; the requests that it takes over."""
 
 
 class Revision:
@@ -158,6 +80,7 @@ def run_segment(runner: Runner, assignment: Assignment, post: Post, files: Execu
         run.fail(run.members, OUT_OF_MEMORY, str(error))
     except Exception as error:
         run.fail(run.members, "stage_failed", f"{type(error).__name__}: {error}")
+    run.tell_untold()
 
 
 class _SegmentRun:
@@ -170,6 +93,7 @@ class _SegmentRun:
         self.post = post
         self.files = files
         self.members = self.command.members
+        self.untold: list[p.AnyReport] = []
         self.began_ns = time.perf_counter_ns()
         self.busy_ns = 0
 
@@ -239,6 +163,7 @@ class _SegmentRun:
         self.check_step(step)
         self.tell_began(step)
         while step < self.command.to_step and not self.revision.stop:
+            self.tell_untold()
             began_ns = time.perf_counter_ns()
             self.runner.step(batch)
             self.set_unfit_aside()
@@ -272,11 +197,11 @@ class _SegmentRun:
             self.runner.end(batch)
             self.finish()
             return
-        at_us, going_on = _clock_us(), self.revision.goes_on
+        at_us = _clock_us()
         self.runner.end(batch)
-        self.hand_over(has_stopped=True)
+        going_on = self.hand_over(has_stopped=True)
         for member in self.members:
-            if member.request_id not in going_on:
+            if member.request_id not in self.revision.goes_on:
                 self.save(batch, member, step)
         for member in self.members:
             self.tell(p.Stopped, member, step, self.command.leader, at_us, member.request_id in going_on)
@@ -287,22 +212,37 @@ class _SegmentRun:
         for member in self.members:
             self.tell(p.Ended, member, self.command.stage, took_us, at_us)
 
-    def hand_over(self, *, has_stopped: bool) -> None:
-        """Other workers that wait for this one's end get what they go on from before anything else is done."""
+    def hand_over(self, *, has_stopped: bool) -> tuple[str, ...]:
+        """Other workers that wait for this one's end get what they go on from before anything else is done.
+
+        Who goes on at once, here or there.
+        """
         here = tuple(member.request_id for member in self.members)
         gone = tuple(member.request_id for member in self.command.members if member not in self.members)
-        for taker in self.revision.takers:
-            taker(p.Left(here if has_stopped else (), gone))
+        left = p.Left(here if has_stopped else (), gone)
+        taken = [request_id for taker in self.revision.takers for request_id in taker(left)]
+        return *self.revision.goes_on, *taken
 
     def save(self, batch: Any, member: p.Member, step: int) -> None:
         """Copy now, serialise and report from the files thread, so that the next step need not wait."""
+        self.tell_untold()
         serialise = self.runner.snapshot(batch, member.request_id)
-        self.files.submit(lambda: self.tell(p.Snapshot, member, step, serialise()))
+        self.files.submit(lambda: self.post(self.report(p.Snapshot, member, step, serialise())))
 
     # ── reports ──────────────────────────────────────────────────────────────────────────────────────────
 
     def tell(self, kind: Callable[..., p.AnyReport], member: p.Member, *fields: Any) -> None:
-        self.post(kind(member.request_id, member.attempt, self.command.segment_id, *fields))
+        self.tell_untold()
+        self.post(self.report(kind, member, *fields))
+
+    def report(self, kind: Callable[..., p.AnyReport], member: p.Member, *fields: Any) -> p.AnyReport:
+        return kind(member.request_id, member.attempt, self.command.segment_id, *fields)
+
+    def tell_untold(self) -> None:
+        """Progress waits until it is clear what comes next: at a stop, whoever goes on comes first."""
+        untold, self.untold = self.untold, []
+        for report in untold:
+            self.post(report)
 
     def tell_began(self, step: int) -> None:
         for member in self.members:
@@ -310,9 +250,8 @@ class _SegmentRun:
             self.tell(p.Began, member, self.command.stage, self.command.group, batch, step, _clock_us())
 
     def tell_stepped(self, step: int) -> None:
-        for member in self.members:
-            group, batch = len(self.command.group), len(self.members)
-            self.tell(p.Stepped, member, step, self.busy_ns // 1000, group, batch, _clock_us())
+        fields = step, self.busy_ns // 1000, len(self.command.group), len(self.members), _clock_us()
+        self.untold += [self.report(p.Stepped, member, *fields) for member in self.members]
 
     def leave_out(self) -> tuple[str, ...]:
         """Take cancelled members out; their ids, if there are new ones."""

@@ -17,7 +17,7 @@ from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.segments import Held, Offer
+from genserve.scheduling.runner import Held, Offer
 
 Hook = Callable[[str, tuple[p.Member, ...], int], None]
 """Called before every verb with its members and the steps done; may wait, or raise what a device would raise."""

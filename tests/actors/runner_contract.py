@@ -10,7 +10,7 @@ import pytest
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.segments import Runner
+from genserve.scheduling.runner import Runner
 
 
 class RunnerContract:

@@ -9,7 +9,7 @@ import pytest
 
 from genserve.diffusion.catalog import Catalog
 from genserve.domain.request import RequestSpec, Shape
-from genserve.scheduling.segments import Runner
+from genserve.scheduling.runner import Runner
 from tests.actors.cell import an_image
 from tests.actors.runner_contract import RunnerContract
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from genserve.domain.request import RequestSpec
-from genserve.scheduling.segments import Runner
+from genserve.scheduling.runner import Runner
 from tests.actors.cell import an_image
 from tests.actors.fake_runner import FakeRunner
 from tests.actors.runner_contract import RunnerContract
