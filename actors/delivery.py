@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -17,11 +18,11 @@ from genserve.diffusion.wires import HEAD, LOCALHOST, NAME, Wire, room
 from genserve.scheduling import protocol as p
 from genserve.scheduling.runner import Offer, Runner
 
-Delivered = tuple[p.Left | None, dict[int, p.Content]]
-"""Who left early, and contents by their number in the wish."""
+Delivered = tuple[p.Left | None, Mapping[int, Future[p.Content]]]
+"""Who left early, and by their numbers in the wish the contents that follow."""
 
-LAST = -1
-"""Ahead of who left early; other words are contents, by their number in the wish."""
+LEFT, CONTENT = 1, 2
+"""The giver's words: the first one, and one for each of the contents."""
 RECEIPT = b"\1"
 
 
@@ -62,6 +63,7 @@ class _Delivery(asyncio.BufferedProtocol):
         self._transport: Any = None
         self._reader = self._read()
         self._part = room(next(self._reader))
+        self._coming: dict[int, Future[p.Content]] = {}
         self._done = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,20 +80,24 @@ class _Delivery(asyncio.BufferedProtocol):
             except StopIteration:
                 self._transport.close()
 
+    def connection_lost(self, error: Exception | None) -> None:
+        for content in self._coming.values():
+            if not content.done():
+                content.set_exception(ConnectionResetError("the giver has gone"))
+
     def _read(self) -> Generator[int, memoryview]:
-        """Asks for so many bytes and is sent them, none where none are needed; ends with the call."""
+        """Asks for so many bytes and is sent them; ends with the call."""
         name = yield NAME.unpack((yield NAME.size))[0]
-        contents: dict[int, p.Content] = {}
-        while True:
-            code, length = HEAD.unpack((yield HEAD.size))
-            content = (yield length) if length else memoryview(b"")
-            delivery = self._expected.get(bytes(name).decode(errors="replace"))
-            if delivery is None or delivery.done():
-                return
-            if code == LAST:
-                break
-            contents[code] = content
-        delivery.set_result((msgspec.msgpack.decode(content, type=p.Left | None), contents))
+        _, length = HEAD.unpack((yield HEAD.size))
+        left, numbers = msgspec.msgpack.decode((yield length), type=tuple[p.Left | None, tuple[int, ...]])
+        delivery = self._expected.get(bytes(name).decode(errors="replace"))
+        if delivery is None or delivery.done():
+            return
+        self._coming = {number: Future() for number in numbers}
+        delivery.set_result((left, self._coming))
+        for content in self._coming.values():
+            _, length = HEAD.unpack((yield HEAD.size))
+            content.set_result((yield length))
         self._transport.write(RECEIPT)
 
 
@@ -113,9 +119,9 @@ class Errand:
         with contextlib.suppress(OSError):
             offers = self._due(left)
             self._given = tuple(self._wish.requests[number] for number in offers)
-            for number, offer in offers.items():
-                self._wire.send(number, b"", *offer())
-            self._wire.send(LAST, msgspec.msgpack.encode(left))
+            self._wire.send(LEFT, msgspec.msgpack.encode((left, tuple(offers))))
+            for offer in offers.values():
+                self._wire.send(CONTENT, b"", *offer())
         return tuple(request_id for request_id, _ in self._given or ())
 
     def finish(self, left: p.Left | None) -> p.HandedOver | None:

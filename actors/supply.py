@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 
 from actors.delivery import Errand, Inbox
@@ -19,6 +19,7 @@ from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 from genserve.scheduling.files import read_verified
 from genserve.scheduling.runner import Runner
+from genserve.scheduling.segments import Fetched
 from observability.logging import get_logger
 
 HAND_OVER_S = 20.0
@@ -30,7 +31,7 @@ SEND_S = 2.0
 COURIERS = 2
 """Receipts waited for at once; a taker that hangs gives none."""
 
-Fetched = dict[str, p.Content | None]
+Contents = Mapping[str, p.Content | Future[p.Content]]
 
 
 class Supply:
@@ -46,7 +47,7 @@ class Supply:
         self._files = files
         self._inbox = inbox
         self._couriers = ThreadPoolExecutor(COURIERS, thread_name_prefix=f"{worker_id}-couriers")
-        self._arrived: dict[str, Mapping[str, p.Content]] = {}
+        self._arrived: dict[str, Contents] = {}
 
     # ── taking ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -57,20 +58,19 @@ class Supply:
         """
         wish = p.HandOver(self._missing(command, runner), command.after, command.after_incarnation, command.is_open)
         try:
-            came = await self._ask(command.after_on, wish)
+            left, self._arrived[command.segment_id] = await self._ask(command.after_on, wish)
         except Exception as error:
             _note(command.segment_id, error)
             return None
-        self._arrived[command.segment_id] = came.contents
-        return came.left
+        return left
 
-    async def fetch(self, command: p.RunSegment, runner: Runner, *, without: Collection[str]) -> Fetched:
+    async def fetch(self, command: p.RunSegment, runner: Runner, *, without: Collection[str]) -> dict[str, Fetched]:
         """What members of the segment lack here, by request; None for a checkpoint that cannot be read.
 
         The worker that ran the stage before has been asked where there is one, else the one that the log calls their
         home is.
         """
-        found: Fetched = {**self._arrived.pop(command.segment_id, {})}
+        found: dict[str, Fetched] = {**self._arrived.pop(command.segment_id, {})}
         missing = dict(self._missing(command, runner))
         for member in command.members:
             if member.request_id in missing and member.request_id not in (*without, *found):
@@ -89,34 +89,34 @@ class Supply:
         members = ((m.request_id, m.attempt) for m in command.members)
         return tuple(one for one in members if not runner.holds(*one))
 
-    async def _fetch_one(self, member: p.Member, command: p.RunSegment) -> Fetched:
+    async def _fetch_one(self, member: p.Member, command: p.RunSegment) -> dict[str, Fetched]:
         """From its home, else from disk; nothing where neither is of that step, and for a stop none on disk is."""
         moved = {} if command.after_on else await self._move_in(member)
         checkpoint = member.checkpoint
         if moved:
-            return {**moved}
+            return moved
         if checkpoint is None or checkpoint.step != command.from_step:
             return {}
         read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
         return {member.request_id: await read}
 
-    async def _move_in(self, member: p.Member) -> Mapping[str, p.Content]:
+    async def _move_in(self, member: p.Member) -> dict[str, Fetched]:
         """What the home gives up; without an answer disk is the truth, so no error matters here."""
         if member.home in ("", self._worker_id):
             return {}
         try:
             async with asyncio.timeout(HAND_OVER_S):
-                came = await self._ask(member.home, p.HandOver(((member.request_id, member.attempt),)))
+                _, contents = await self._ask(member.home, p.HandOver(((member.request_id, member.attempt),)))
+                return {request_id: await _whole(content) for request_id, content in contents.items()}
         except Exception as error:
             _note(member.request_id, error)
             return {}
-        return came.contents
 
-    async def _ask(self, holder: str, wish: p.HandOver) -> p.HandedOver:
-        """Straight, or in the answer; raises whatever the call does."""
+    async def _ask(self, holder: str, wish: p.HandOver) -> tuple[p.Left | None, Contents]:
+        """Who left early, and what is given, straight or in the answer; raises whatever the call does."""
         if self._inbox is None:
             answer: p.HandedOver = await self._runtime.find(holder).ask("hand_over", wish)
-            return answer
+            return answer.left, answer.contents
         port, name = await self._inbox.open(), f"{self._worker_id}/{secrets.token_hex(8)}"
         with self._inbox.expecting(name) as delivery:
             wish = p.HandOver(wish.requests, wish.after, wish.incarnation, wish.is_open, self._node, port, name)
@@ -124,9 +124,9 @@ class Supply:
             asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
             await asyncio.wait({delivery, asking}, return_when=asyncio.FIRST_COMPLETED)
             if not delivery.done() and (answered := asking.result()) is not None:
-                return answered  # type: ignore[no-any-return]
+                return answered.left, answered.contents
             left, contents = delivery.result()
-        return p.HandedOver(left, {wish.requests[number][0]: content for number, content in contents.items()})
+        return left, {wish.requests[number][0]: content for number, content in contents.items()}
 
     # ── giving ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,6 +152,10 @@ class Supply:
         with contextlib.suppress(OSError):
             return await asyncio.get_running_loop().run_in_executor(self._couriers, ring)
         return None
+
+
+async def _whole(content: p.Content | Future[p.Content]) -> p.Content:
+    return await asyncio.wrap_future(content) if isinstance(content, Future) else content
 
 
 def _note(what: str, error: Exception) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from msgspec import Struct
@@ -22,10 +22,14 @@ from genserve.scheduling.runner import Runner
 MAX_MESSAGE = 500
 """Characters of an error's text that go into a report."""
 
+COMING_S = 10.0
+"""How long latents on their way from another worker may take."""
+
 LASTING = ("stage_too_large",)
 """Codes of failures that another attempt would meet again."""
 
 Post = Callable[[p.AnyReport], None]
+Fetched = p.Content | Future[p.Content] | None
 Taker = Callable[[p.Left], tuple[str, ...]]
 """Told who left early; the requests that it takes over."""
 
@@ -55,13 +59,13 @@ class Revision:
 class Assignment(Struct, frozen=True):
     """A segment about to run: the command, what may still change about it, and latents that were fetched for it.
 
-    Latents are the bytes of a checkpoint file or of another worker, None for a member whose checkpoint cannot be read.
-    ``wanted`` are the stages of the segments in the queue.
+    Latents are the bytes of a checkpoint file or of another worker, which may still be on their way, None for a member
+    whose checkpoint cannot be read. ``wanted`` are the stages of the segments in the queue.
     """
 
     command: p.RunSegment
     revision: Revision
-    fetched: dict[str, p.Content | None]
+    fetched: dict[str, Fetched]
     wanted: frozenset[tuple[str, Stage]] = frozenset()
 
 
@@ -119,10 +123,15 @@ class _SegmentRun:
         self.runner.hold(self.command.model, self.command.stage)
 
     def restore(self) -> None:
-        """Take fetched latents in; a member whose checkpoint is no good fails alone."""
+        """Take fetched latents in; a member whose checkpoint is no good fails alone.
+
+        What another worker set out to give and did not is missing, as if it had never been held.
+        """
         for member in self.members:
             try:
                 self.restore_one(member)
+            except OSError:
+                continue
             except GenServeError as error:
                 self.members = tuple(m for m in self.members if m is not member)
                 self.fail((member,), error.code, error.message)
@@ -131,6 +140,8 @@ class _SegmentRun:
         if member.request_id not in self.fetched:
             return
         content = self.fetched[member.request_id]
+        if isinstance(content, Future):
+            content = content.result(COMING_S)
         if content is None:
             raise GenServeError("checkpoint_lost", f"the checkpoint of {member.request_id} is gone or not as written")
         self.runner.restore(member, content)
