@@ -17,6 +17,7 @@ import msgspec
 from genserve.diffusion.wires import HEAD, LOCALHOST, NAME, Wire, room
 from genserve.scheduling import protocol as p
 from genserve.scheduling.runner import Offer, Runner
+from observability.logging import get_logger
 
 Delivered = tuple[p.Left | None, Mapping[int, Future[p.Content]]]
 """Who left early, and by their numbers in the wish the contents that follow."""
@@ -32,12 +33,13 @@ class Inbox:
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
         self._expected: dict[str, asyncio.Future[Delivered]] = {}
+        self._calls: set[_Delivery] = set()
 
     async def open(self) -> int:
         """The port that deliveries are sent to."""
         if self._server is None:
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(lambda: _Delivery(self._expected), LOCALHOST, 0)
+            self._server = await loop.create_server(lambda: _Delivery(self._expected, self._calls), LOCALHOST, 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -50,24 +52,34 @@ class Inbox:
         finally:
             self._expected.pop(name).cancel()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Whatever is on its way is not coming."""
         if self._server is not None:
             self._server.close()
+        for delivery in (calls := tuple(self._calls)):
+            delivery.break_off()
+        await asyncio.gather(*(delivery.is_over.wait() for delivery in calls))
 
 
 class _Delivery(asyncio.BufferedProtocol):
     """One call: bytes go where they are to stay as they come."""
 
-    def __init__(self, expected: Mapping[str, asyncio.Future[Delivered]]) -> None:
+    def __init__(self, expected: Mapping[str, asyncio.Future[Delivered]], calls: set[_Delivery]) -> None:
         self._expected = expected
+        self._calls = calls
+        self.is_over = asyncio.Event()
         self._transport: Any = None
         self._reader = self._read()
         self._part = room(next(self._reader))
         self._coming: dict[int, Future[p.Content]] = {}
         self._done = 0
 
+    def break_off(self) -> None:
+        self._transport.close()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._calls.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._part[self._done :]
@@ -81,6 +93,8 @@ class _Delivery(asyncio.BufferedProtocol):
                 self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._calls.discard(self)
+        self.is_over.set()
         for content in self._coming.values():
             if not content.done():
                 content.set_exception(ConnectionResetError("the giver has gone"))
@@ -88,10 +102,12 @@ class _Delivery(asyncio.BufferedProtocol):
     def _read(self) -> Generator[int, memoryview]:
         """Asks for so many bytes and is sent them; ends with the call."""
         name = yield NAME.unpack((yield NAME.size))[0]
+        delivery = self._expected.get(bytes(name).decode(errors="replace"))
+        if delivery is None:
+            return
         _, length = HEAD.unpack((yield HEAD.size))
         left, numbers = msgspec.msgpack.decode((yield length), type=tuple[p.Left | None, tuple[int, ...]])
-        delivery = self._expected.get(bytes(name).decode(errors="replace"))
-        if delivery is None or delivery.done():
+        if delivery.done():
             return
         self._coming = {number: Future() for number in numbers}
         delivery.set_result((left, self._coming))
@@ -116,13 +132,18 @@ class Errand:
     def send(self, left: p.Left | None) -> tuple[str, ...]:
         """What is due, once; whose it is. Nothing is raised: without a receipt everything stays here."""
         assert self._wire is not None, "there is somebody to send it to"
-        with contextlib.suppress(OSError):
-            offers = self._due(left)
-            self._given = tuple(self._wish.requests[number] for number in offers)
+        offers = self._due(left)
+        self._given = tuple(self._wish.requests[number] for number in offers)
+        try:
             self._wire.send(LEFT, msgspec.msgpack.encode((left, tuple(offers))))
             for offer in offers.values():
                 self._wire.send(CONTENT, b"", *offer())
-        return tuple(request_id for request_id, _ in self._given or ())
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            get_logger("genserve.worker").warning("broke off giving", name=self._wish.name, reason=reason)
+            self._wire.close()
+            return ()
+        return tuple(request_id for request_id, _ in self._given)
 
     def finish(self, left: p.Left | None) -> p.HandedOver | None:
         """The answer to the wish, None where everything has come to whoever wished; what was given is forgotten."""

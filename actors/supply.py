@@ -31,7 +31,7 @@ SEND_S = 2.0
 COURIERS = 2
 """Receipts waited for at once; a taker that hangs gives none."""
 
-Contents = Mapping[str, p.Content | Future[p.Content]]
+Contents = Mapping[str, Fetched]
 
 
 class Supply:
@@ -67,15 +67,26 @@ class Supply:
     async def fetch(self, command: p.RunSegment, runner: Runner, *, without: Collection[str]) -> dict[str, Fetched]:
         """What members of the segment lack here, by request; None for a checkpoint that cannot be read.
 
-        The worker that ran the stage before has been asked where there is one, else the one that the log calls their
-        home is.
+        Another worker has been asked where that could be done ahead; else the one that the log calls their home is.
         """
+        is_to_be_asked = command.segment_id not in self._arrived
         found: dict[str, Fetched] = {**self._arrived.pop(command.segment_id, {})}
         missing = dict(self._missing(command, runner))
         for member in command.members:
             if member.request_id in missing and member.request_id not in (*without, *found):
-                found |= await self._fetch_one(member, command)
+                moved = await self._move_in(member) if is_to_be_asked else {}
+                found |= moved or await self._read(member, command.from_step)
         return found
+
+    def elsewhere(self, command: p.RunSegment, runner: Runner) -> tuple[p.Member, ...]:
+        """Members whose home is another worker, where no segment comes before this one that would bring them here."""
+        missing = {} if command.after else dict(self._missing(command, runner))
+        return tuple(m for m in command.members if m.request_id in missing and m.home not in ("", self._worker_id))
+
+    async def fetch_ahead(self, segment_id: str, members: tuple[p.Member, ...]) -> None:
+        """Returns when what their homes hold is here, so that nothing waits for it when the segment's turn comes."""
+        found = await asyncio.gather(*map(self._move_in, members))
+        self._arrived[segment_id] = {request_id: content for one in found for request_id, content in one.items()}
 
     def drop(self, segment_ids: Iterable[str]) -> None:
         """What has come for segments that will not run."""
@@ -89,13 +100,10 @@ class Supply:
         members = ((m.request_id, m.attempt) for m in command.members)
         return tuple(one for one in members if not runner.holds(*one))
 
-    async def _fetch_one(self, member: p.Member, command: p.RunSegment) -> dict[str, Fetched]:
-        """From its home, else from disk; nothing where neither is of that step, and for a stop none on disk is."""
-        moved = {} if command.after_on else await self._move_in(member)
+    async def _read(self, member: p.Member, step: int | None) -> dict[str, Fetched]:
+        """From disk; nothing where that is not of that step, and for a stop none is."""
         checkpoint = member.checkpoint
-        if moved:
-            return moved
-        if checkpoint is None or checkpoint.step != command.from_step:
+        if checkpoint is None or checkpoint.step != step:
             return {}
         read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
         return {member.request_id: await read}
@@ -154,8 +162,11 @@ class Supply:
         return None
 
 
-async def _whole(content: p.Content | Future[p.Content]) -> p.Content:
-    return await asyncio.wrap_future(content) if isinstance(content, Future) else content
+async def _whole(content: Fetched) -> Fetched:
+    if not isinstance(content, Future):
+        return content
+    future: asyncio.Future[p.Content] = asyncio.wrap_future(content)
+    return await future
 
 
 def _note(what: str, error: Exception) -> None:

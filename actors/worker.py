@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -134,9 +134,15 @@ class Worker:
             self._register.refuse(command.segment_id)
             return refusal
         if self._register.enter(command):
-            until = partial(self._wait_for_other, command) if command.after_on else None
-            self._line.put(command, until=until)
+            self._line.put(command, until=self._condition(command))
         return p.Answer()
+
+    def _condition(self, command: p.RunSegment) -> Callable[[], Awaitable[None]] | None:
+        """What has to be waited for beside the worker's turn, while others may pass."""
+        elsewhere = self._supply.elsewhere(command, self._require_runner())
+        if command.after_on:
+            return partial(self._wait_for_other, command)
+        return partial(self._supply.fetch_ahead, command.segment_id, elsewhere) if elsewhere else None
 
     async def revise(self, command: p.Revise) -> p.Answer:
         """Change a queued or running segment at its next boundary."""

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections import OrderedDict
 
 import numpy as np
@@ -39,10 +40,8 @@ class Wire:
     def __init__(self, connected: socket.socket, *, send_s: float = SEND_S) -> None:
         self._socket = connected
         self._send_s = send_s
+        weakref.finalize(self, connected.close)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def __del__(self) -> None:
-        self._socket.close()
 
     def send(self, code: int, payload: bytes = b"", *more: bytes | bytearray | memoryview) -> None:
         """A word, and what belongs to it in one piece or in several."""

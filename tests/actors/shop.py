@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from actors.delivery import Inbox
 from actors.framework.local_runtime import LocalRuntime
 from actors.worker import Worker
 from genserve.domain.request import Stage
@@ -19,21 +20,32 @@ EPOCH = 3
 
 
 class Shop:
-    """Two greeted workers and somebody who listens to them."""
+    """Two greeted workers and somebody who listens to them.
 
-    def __init__(self) -> None:
+    ``straight``: they give each other what they hold over connections of their own, not in answers.
+    """
+
+    def __init__(self, *, straight: bool = False) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
         self.runtime = LocalRuntime()
         self.loaded = 0
+        self.inboxes = {name: Inbox() if straight else None for name in ("worker-0", "worker-1")}
 
     async def open(self) -> Shop:
         await self.runtime.spawn("request-0", Listener)
-        for name in ("worker-0", "worker-1"):
-            await self.runtime.spawn(name, lambda runtime, name=name: Worker(runtime, name, self._make_runner))
+        for name, inbox in self.inboxes.items():
+            await self.runtime.spawn(
+                name, lambda runtime, name=name, inbox=inbox: Worker(runtime, name, self._make_runner, inbox=inbox)
+            )
             await self.hello(name)
         return self
+
+    async def close(self) -> None:
+        for inbox in self.inboxes.values():
+            if inbox is not None:
+                await inbox.close()
 
     def _make_runner(self) -> FakeRunner:
         self.loaded += 1
@@ -80,7 +92,14 @@ def a_segment(segment_id: str = "s1", *members: p.Member, stage: Stage = Stage.D
 
 
 def in_shop(test: Callable[[Shop], Coroutine[Any, Any, None]]) -> None:
-    async def main() -> None:
-        await test(await Shop().open())
+    """Whatever holds for workers holds whichever way they give each other what they hold."""
 
-    run(main())
+    async def main(*, straight: bool) -> None:
+        shop = await Shop(straight=straight).open()
+        try:
+            await test(shop)
+        finally:
+            await shop.close()
+
+    for straight in (False, True):
+        run(main(straight=straight))

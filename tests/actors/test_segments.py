@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.segments import Assignment, Revision, run_segment
+from genserve.scheduling.segments import Assignment, Fetched, Revision, run_segment
 from tests.actors.cell import an_image
 from tests.actors.fake_runner import FakeRunner
 
@@ -43,7 +44,7 @@ class Bench:
         stage: Stage,
         *members: p.Member,
         from_step: int | None = 0,
-        fetched: dict[str, bytes | None] | None = None,
+        fetched: dict[str, Fetched] | None = None,
         **fields: Any,
     ) -> list[p.AnyReport]:
         """Run one segment; its reports."""
@@ -143,6 +144,58 @@ def test_whoever_is_to_go_on_without_latents_fails_instead_of_beginning_anew() -
     (failed,) = Bench().run(Stage.DENOISE, a_member(), from_step=None, after="s0")
     assert isinstance(failed, p.Failed)
     assert failed.code == "latents_lost"
+
+
+def test_latents_on_their_way_are_waited_for() -> None:
+    giver, taker = Bench(), Bench()
+    giver.at["step", 1] = giver.stop
+    giver.run(Stage.DENOISE, a_member(steps=5))
+    offer = giver.runner.offer("r1", 0)
+    assert offer is not None
+    coming: Future[p.Content] = Future()
+    threading.Timer(0.1, coming.set_result, offer()).start()
+    began = taker.run(Stage.DENOISE, a_member(steps=5), from_step=None, after="s0", fetched={"r1": coming})[0]
+    assert isinstance(began, p.Began)
+    assert began.from_step == 2
+
+
+def test_latents_that_set_out_and_never_come_are_lost() -> None:
+    coming: Future[p.Content] = Future()
+    coming.set_exception(ConnectionResetError("the giver has gone"))
+    (failed,) = Bench().run(Stage.DENOISE, a_member(), from_step=None, after="s0", fetched={"r1": coming})
+    assert isinstance(failed, p.Failed)
+    assert failed.code == "latents_lost"
+
+
+def test_who_takes_over_is_served_before_anything_is_told_or_copied() -> None:
+    bench = Bench()
+    bench.at["step", 1] = bench.stop
+    heard: list[tuple[p.Left, list[tuple[Any, ...]]]] = []
+
+    def take(left: p.Left) -> tuple[str, ...]:
+        heard.append((left, brief(bench.reports)))
+        return left.stopped
+
+    bench.revision.takers = (take,)
+    stopped = bench.run(Stage.DENOISE, a_member("r1", steps=5), a_member("r2", steps=5))[-1]
+    assert heard == [
+        (
+            p.Left(("r1", "r2")),
+            [("Began", "r1", None), ("Began", "r2", None), ("Stepped", "r1", 1), ("Stepped", "r2", 1)],
+        )
+    ]
+    assert isinstance(stopped, p.Stopped)
+    assert stopped.goes_on
+    assert "Snapshot" in {kind for kind, _, _ in brief(bench.reports)}, "disk has it, should nobody be there to take it"
+
+
+@pytest.mark.parametrize("stage", [Stage.ENCODE, Stage.DENOISE])
+def test_who_takes_over_at_the_end_hears_who_left_on_the_way(stage: Stage) -> None:
+    bench = Bench({("encode", 0): lambda: bench.drop("r2"), ("step", 1): lambda: bench.drop("r2")})
+    heard: list[p.Left] = []
+    bench.revision.takers = (lambda left: heard.append(left) or (),)  # type: ignore[func-returns-value]
+    bench.run(stage, a_member("r1"), a_member("r2"))
+    assert heard == [p.Left(gone=("r2",))]
 
 
 def test_a_stop_of_what_goes_on_is_told_with_the_step_that_it_went_on_from() -> None:
