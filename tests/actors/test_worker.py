@@ -149,6 +149,24 @@ def test_a_paused_request_goes_on_at_another_worker_with_the_same_pixels() -> No
     in_shop(test)
 
 
+def test_a_paused_request_has_come_before_its_turn_at_another_worker() -> None:
+    async def test(shop: Shop) -> None:
+        await shop.tell(a_segment("s1", a_member("r1", steps=8)))
+        await shop.tell(p.Revise(EPOCH, "s1", stop=True))
+        stopped = await shop.listener.hear(p.Stopped)
+        await shop.tell(a_segment("s2", a_member("r2", steps=100), group=("worker-1",)), "worker-1")
+        moved = a_member("r1", steps=8, home="worker-0")
+        await shop.tell(a_segment("s3", moved, from_step=stopped.step, group=("worker-1",)), "worker-1")
+        await shop.listener.hear(p.Stepped, 20)
+        asked = await shop.runtime.find("worker-0").ask("hand_over", p.HandOver((("r1", 0),)))
+        assert asked == p.HandedOver(p.Left()), "worker-1 has it, and is still at work for another one"
+        assert not [ended for ended in shop.listener.of(p.Ended) if ended.request_id == "r2"]
+        await shop.listener.hear(p.Ended, 2)
+        assert [(b.segment_id, b.from_step) for b in shop.listener.of(p.Began)][-1] == ("s3", stopped.step)
+
+    in_shop(test)
+
+
 def test_latents_whose_home_has_died_come_from_the_checkpoint(tmp_path: Path) -> None:
     async def test(shop: Shop) -> None:
         await shop.tell(a_segment("s1", a_member(steps=4), checkpoint_every=2))
