@@ -40,10 +40,10 @@ class Supply:
     Without an ``inbox`` everything comes as the answer to a call.
     """
 
-    def __init__(self, runtime: Runtime, worker_id: str, node: str, files: Executor, inbox: Inbox | None) -> None:
+    def __init__(self, runtime: Runtime, worker_id: str, files: Executor, inbox: Inbox | None) -> None:
         self._runtime = runtime
         self._worker_id = worker_id
-        self._node = node
+        self._node = runtime.node
         self._files = files
         self._inbox = inbox
         self._couriers = ThreadPoolExecutor(COURIERS, thread_name_prefix=f"{worker_id}-couriers")

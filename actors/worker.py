@@ -39,13 +39,12 @@ class Worker:
         runtime: Runtime,
         worker_id: str,
         make_runner: Callable[[], Runner],
-        node: str = "node-0",
         inbox: Inbox | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.incarnation = time.time_ns() // 1000
         self._runtime = runtime
-        self._node = node
+        self._node = runtime.node
         self._make_runner = make_runner
         self._runner: Runner | None = None
         self._epoch = 0
@@ -56,7 +55,7 @@ class Worker:
         self._teams = Teams(runtime, worker_id, self._outbox)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-steps")
         self._files = ThreadPoolExecutor(1, thread_name_prefix=f"{worker_id}-files")
-        self._supply = Supply(runtime, worker_id, node, self._files, inbox)
+        self._supply = Supply(runtime, worker_id, self._files, inbox)
         self._waking: asyncio.Task[Runner] | None = None
         self._main: asyncio.Task[None] | None = None
 

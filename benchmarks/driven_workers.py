@@ -65,8 +65,9 @@ class Bench:
             self._workers[name] = await self._runtime.spawn(name, make_worker, name, self._settings, threads=1)
         hellos = await asyncio.gather(*(w.ask("hello", 1, 0) for w in self._workers.values()))
         self.incarnations = {hello.worker_id: hello.incarnation for hello in hellos}
+        self.nodes = {hello.worker_id: hello.node for hello in hellos}
         self.worlds = Worlds(self.ask, epoch=1)
-        self.worlds.grow(dict.fromkeys(WORKERS, "node-0"))
+        self.worlds.grow(self.nodes)
         return self
 
     async def greet(self, worker_id: str) -> None:

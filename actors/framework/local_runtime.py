@@ -48,6 +48,8 @@ _life: ContextVar[_Life | None] = ContextVar("actor", default=None)
 class LocalRuntime:
     """Keeps actors in a dictionary. ``crash`` drops one together with its memory, tasks and running calls."""
 
+    node = "node-0"
+
     def __init__(self) -> None:
         self._lives: dict[str, _Life] = {}
         self._makers: dict[str, Callable[[_Life], Any]] = {}
@@ -119,6 +121,10 @@ class _Inside:
     def __init__(self, runtime: LocalRuntime, life: _Life) -> None:
         self._runtime = runtime
         self._life = life
+
+    @property
+    def node(self) -> str:
+        return self._runtime.node
 
     async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
         await self._runtime.spawn(name, factory, *args, gpus=gpus, threads=threads)

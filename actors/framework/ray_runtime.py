@@ -30,6 +30,11 @@ class RayRuntime:
         self._namespace = namespace_of(cell)
         self._found: dict[str, RayRef] = {}
 
+    @property
+    def node(self) -> str:
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return address
+
     async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
         handle: Any = (
             ray.remote(_Skin)

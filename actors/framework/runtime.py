@@ -31,6 +31,10 @@ class Ref(Protocol):
 class Runtime(Protocol):
     """Creates, finds and removes actors by name."""
 
+    @property
+    def node(self) -> str:
+        """The machine on which whoever asks runs: processes of one reach each other by its loopback address."""
+
     async def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0, threads: int = 0) -> Ref:
         """The actor of that name, made by ``factory(runtime, *args)`` unless it already runs.
 

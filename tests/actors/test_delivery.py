@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from actors.delivery import Errand, Inbox
+from actors.framework.local_runtime import LocalRuntime
+from actors.register import Register
+from actors.supply import Supply
 from genserve.diffusion.wires import LOCALHOST, call
 from genserve.scheduling import protocol as p
 from genserve.scheduling.runner import Offer
@@ -139,6 +142,24 @@ def test_without_a_wire_it_is_in_the_answer() -> None:
     answer = Errand(wish, giver, None).finish(p.Left(stopped=("r2",)))
     assert answer == p.HandedOver(p.Left(stopped=("r2",)), {"r1": expected})
     assert [giver.holds(r, 0) for r in ("r1", "r2")] == [False, True]
+
+
+@pytest.mark.parametrize("node", ["another machine", LocalRuntime.node])
+def test_who_cannot_be_called_gets_it_in_the_answer(node: str) -> None:
+    """For want of a way there: the wish comes from another machine, or nobody listens at its port."""
+
+    async def test() -> None:
+        giver = a_giver("r1")
+        with socket.create_server((LOCALHOST, 0)) as gone:
+            port = gone.getsockname()[1]
+        wish = p.HandOver((("r1", 0),), node=node, port=port, name=NAME)
+        with ThreadPoolExecutor(1) as files:
+            answer = await Supply(LocalRuntime(), "worker-0", files, None).give(wish, giver, Register())
+        assert answer is not None
+        assert list(answer.contents) == ["r1"]
+        assert not giver.holds("r1", 0)
+
+    on_a_loop(test())
 
 
 @pytest.mark.parametrize("said", [b"\x05\x00wrong", b"\xff\xff", b"\x0a\x00" + NAME.encode() + b"\xff" * 40])

@@ -136,7 +136,7 @@ async def test_a_worker_that_dies_mid_step_frees_the_other_and_comes_back_in_a_n
     assert isinstance(alone, p.Ended)
     busy = await bench.begin(Stage.DENOISE, (a_member(spec, "worker-0"),), ("worker-0",), (3, 50))
     await bench.greet("worker-1")
-    bench.worlds.grow(dict.fromkeys(WORKERS, "node-0"))
+    bench.worlds.grow(bench.nodes)
     assert isinstance(await bench.end(busy, a_member(spec)), p.Ended)
     again = await bench.run(Stage.DENOISE, a_member(spec, "worker-0"), WORKERS, (50, 60))
     assert isinstance(again, p.Ended), again
