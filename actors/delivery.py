@@ -25,6 +25,8 @@ Delivered = tuple[p.Left | None, Mapping[int, Future[p.Content]]]
 LEFT, CONTENT = 1, 2
 """The giver's words: the first one, and one for each of the contents."""
 RECEIPT = b"\1"
+MAX_CALLS = 1_000
+"""Deliveries that may be under way at once, or be only connections that say nothing."""
 
 
 class Inbox:
@@ -80,6 +82,8 @@ class _Delivery(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._calls.add(self)
+        if len(self._calls) > MAX_CALLS:
+            self.break_off()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._part[self._done :]

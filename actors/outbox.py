@@ -20,7 +20,7 @@ GATHER_S = 0.25
 GOING_ON_S = 0.01
 """How long a stop waits to be told together with the beginning that follows at once."""
 UNHURRIED_S = 0.005
-"""How long another worker is not yet asked: doing so takes time from the beginning itself, which is under way."""
+"""How long what only orders the log is put off: it would take time from a beginning that is under way."""
 OWED_S = 10.0
 """How long a beginning waits for another worker to tell what comes before it; then it does not answer any more."""
 CLOSING = (Ended, *LEAVING)

@@ -13,6 +13,7 @@ from functools import partial
 
 from actors.delivery import Errand, Inbox
 from actors.framework.runtime import Runtime
+from actors.outbox import UNHURRIED_S
 from actors.register import Register
 from genserve.diffusion.wires import Wire, call
 from genserve.domain.request import Stage
@@ -24,8 +25,6 @@ from observability.logging import get_logger
 
 HAND_OVER_S = 20.0
 """How long a worker that may hang is asked for latents; disk has them too."""
-UNHURRIED_S = 0.005
-"""How long the answer to a wish waits that was fulfilled before: taking it in would hold up what goes on there."""
 SEND_S = 2.0
 """How long a taker that hangs may hold up the step thread that sends."""
 COURIERS = 2
@@ -149,7 +148,7 @@ class Supply:
             left = await register.end_of(wish.after)
         answer = await asyncio.get_running_loop().run_in_executor(self._couriers, errand.finish, left)
         if answer is None:
-            await asyncio.sleep(UNHURRIED_S)
+            await asyncio.sleep(UNHURRIED_S)  # taking the answer in would hold up what goes on there
         return answer
 
     async def _call(self, wish: p.HandOver) -> Wire | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors import delivery
 from actors.delivery import Errand, Inbox
 from actors.framework.local_runtime import LocalRuntime
 from actors.register import Register
@@ -158,6 +159,20 @@ def test_who_cannot_be_called_gets_it_in_the_answer(node: str) -> None:
         assert answer is not None
         assert list(answer.contents) == ["r1"]
         assert not giver.holds("r1", 0)
+
+    on_a_loop(test())
+
+
+def test_more_calls_than_can_be_meant_are_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "MAX_CALLS", 1)
+
+    async def test() -> None:
+        inbox = Inbox()
+        port = await inbox.open()
+        with socket.create_connection((LOCALHOST, port)), socket.create_connection((LOCALHOST, port)) as second:
+            second.settimeout(LIMIT_S)
+            assert await asyncio.to_thread(second.recv, 1) == b""
+            await inbox.close()
 
     on_a_loop(test())
 
