@@ -118,16 +118,21 @@ class Meter:
             return self._repeat(model, repeats, store)
 
     def time_words(self, members: tuple[str, ...], repeats: int) -> tuple[int, ...]:
-        """What the leader's word costs a step, in microseconds: heard by the others, who do nothing else."""
+        """What the leader's word costs a step at most, in microseconds: said, heard by the others, who do nothing else,
+        and answered.
+        """
         assert self._world is not None
         group = self._world.group(members)
         times = []
         for _ in range(repeats + WARM_UP):
             began_ns = time.perf_counter_ns()
             if self._me == members[0]:
+                group.arrive(members[0])
                 group.say(2)
+                group.meet()
             else:
                 group.hear(members[0])
+                group.arrive(members[0])
             times.append((time.perf_counter_ns() - began_ns) // 1000)
         return tuple(times[WARM_UP:])
 
