@@ -19,7 +19,7 @@ GATHER_S = 0.25
 """How long progress waits for company, so that a message per step does not compete with the steps."""
 GOING_ON_S = 0.01
 """How long a stop waits to be told together with the beginning that follows at once."""
-UNHURRIED_S = 0.005
+UNHURRIED_S = 0.003
 """How long what only orders the log is put off: it would take time from a beginning that is under way."""
 OWED_S = 10.0
 """How long a beginning waits for another worker to tell what comes before it; then it does not answer any more."""

@@ -121,6 +121,27 @@ async def test_a_member_of_a_batch_is_cancelled_in_a_group_without_disturbing_th
     assert abs(difference).max() <= 1, "a batch rounds differently in float32, by less than a shade"
 
 
+async def test_a_worker_that_dies_while_it_gives_holds_up_nobody(bench: Bench, models_dir: Path) -> None:
+    """Whether the video arrived or not, the other worker goes on with others, and nothing wrong comes of it."""
+    spec, other = a_spec("given", seed=8, steps=40), a_spec("other", seed=9, steps=3)
+    member = a_member(spec, "worker-0")
+    await bench.run(Stage.ENCODE, a_member(spec), ("worker-0",))
+    running = await bench.begin(Stage.DENOISE, (member,), ("worker-0",), (0, 40))
+    await bench.ear.ask("first", (p.Stepped,), running, "given")
+    moving = await bench.begin(Stage.DENOISE, (member,), ("worker-1",), (None, 40), after=running, after_on="worker-0")
+    await bench.pause(running, "worker-0")
+    with pytest.raises(Exception, match="worker-0"):
+        await bench.ask("worker-0", "die")
+    await bench.run(Stage.ENCODE, a_member(other), ("worker-1",))
+    assert isinstance(await bench.run(Stage.DENOISE, a_member(other, "worker-1"), ("worker-1",), (0, 3)), p.Ended)
+    if await bench.ear.ask("steps", moving):
+        assert isinstance(await bench.end(moving, member), p.Ended)
+        made = await bench.run(Stage.DECODE, a_member(spec, "worker-1"), ("worker-1",))
+        assert np.array_equal(made.frames, undisturbed(models_dir, spec))
+    await bench.greet("worker-0")
+    bench.worlds.grow(bench.nodes)
+
+
 async def test_a_worker_that_dies_mid_step_frees_the_other_and_comes_back_in_a_new_generation(
     bench: Bench, models_dir: Path
 ) -> None:
