@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 
+from msgspec.structs import replace
+
 from actors.delivery import Errand, Inbox
 from actors.framework.runtime import Runtime
 from actors.outbox import UNHURRIED_S
@@ -126,7 +128,7 @@ class Supply:
             return answer.left, answer.contents
         port, name = await self._inbox.open(), f"{self._worker_id}/{secrets.token_hex(8)}"
         with self._inbox.expecting(name) as delivery:
-            wish = p.HandOver(wish.requests, wish.after, wish.incarnation, wish.is_open, self._node, port, name)
+            wish = replace(wish, node=self._node, port=port, name=name)
             asking = asyncio.ensure_future(self._runtime.find(holder).ask("hand_over", wish))
             asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
             await asyncio.wait({delivery, asking}, return_when=asyncio.FIRST_COMPLETED)

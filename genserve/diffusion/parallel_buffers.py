@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import torch
 
-ALIGNMENT = 64
-"""Bytes: a tensor inside a buffer starts where one with memory of its own would, because kernels may care."""
+from genserve.diffusion.wires import ALIGNMENT
+
 LARGE = 1 << 16
 """Bytes from which on a tensor is sent from where it is: it would take longer to copy it to its neighbours."""
 

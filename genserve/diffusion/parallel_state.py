@@ -34,7 +34,7 @@ from genserve.diffusion.parallel_buffers import (
     views_of,
 )
 from genserve.diffusion.parallel_world import Group
-from genserve.diffusion.transfer import Buffer
+from genserve.diffusion.wires import Buffer
 from genserve.errors import CallerError, InvariantBroken
 
 CONFIGURATION = "_internal_dict"

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 
 from genserve.diffusion.denoising import Conditioning
+from genserve.diffusion.wires import Buffer
 
 MAGIC = b"genserve-embeddings-1"
-Buffer = bytes | bytearray | memoryview
 
 
 class _Packed(msgspec.Struct, frozen=True):

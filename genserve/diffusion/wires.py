@@ -15,12 +15,15 @@ from collections import OrderedDict
 
 import numpy as np
 
+Buffer = bytes | bytearray | memoryview
 LOCALHOST = "127.0.0.1"
 HEAD = struct.Struct("<qq")
 """Ahead of a word: what it is, and how many bytes follow."""
 NAME = struct.Struct("<H")
 ALIGNMENT = 64
-"""Bytes: what comes is put where tensors can be used as they lie."""
+"""Bytes: a tensor in a buffer, and a buffer that comes, start where a tensor with memory of its own would, because
+kernels may care.
+"""
 SEND_S = 20.0
 """How long a process that hangs may leave what it is sent unread."""
 CALL_S = 2.0
@@ -43,7 +46,7 @@ class Wire:
         weakref.finalize(self, connected.close)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def send(self, code: int, payload: bytes = b"", *more: bytes | bytearray | memoryview) -> None:
+    def send(self, code: int, payload: bytes = b"", *more: Buffer) -> None:
         """A word, and what belongs to it in one piece or in several."""
         self._socket.settimeout(self._send_s)
         self._socket.sendall(HEAD.pack(code, len(payload) + sum(map(len, more))) + payload)
