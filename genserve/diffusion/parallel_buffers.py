@@ -1,7 +1,8 @@
-"""Tensors of any dtype and shape laid out in one buffer per kind of device, to be moved in one piece; not by whom."""
+"""Tensors of any dtype and shape laid out in a few buffers, to be moved in one piece each; not by whom."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import msgspec
@@ -10,93 +11,75 @@ import torch
 from genserve.diffusion.wires import ALIGNMENT
 
 LARGE = 1 << 16
-"""Bytes from which on a tensor is sent from where it is: it would take longer to copy it to its neighbours."""
+"""Bytes from which on a host's tensor is a buffer of its own, sent from where it is: copying would take longer."""
+SMALL = 0
+"""The buffer of the host's other tensors: there is always one."""
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True):
-    """One tensor of a parcel; ``offset`` is in bytes, in the host's buffer or in the device's."""
+    """One tensor of a parcel: where it is in which buffer, in bytes. All tensors of the device share one."""
 
     dtype: str
     shape: tuple[int, ...]
+    buffer: int
     offset: int
     size: int
     is_on_host: bool
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.size
-
-
-Placed = tuple[Layout, torch.Tensor]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def is_aligned(tensor: torch.Tensor) -> bool:
-    return tensor.data_ptr() % ALIGNMENT == 0
-
-
 def layouts_of(tensors: Sequence[torch.Tensor]) -> tuple[Layout, ...]:
-    """Each tensor's place in the buffer of its kind of device."""
-    ends = {True: 0, False: 0}
+    """Each tensor's place; an offset is aligned as memory of its own would be."""
+    numbers: dict[str, int] = {"small": SMALL}
+    ends: defaultdict[int, int] = defaultdict(int)
     layouts = []
-    for tensor in tensors:
+    for index, tensor in enumerate(tensors):
         is_on_host = tensor.device.type == "cpu"
+        kind = "device" if not is_on_host else "small" if tensor.nbytes < LARGE else f"large {index}"
+        number = numbers.setdefault(kind, len(numbers))
         layouts.append(
-            Layout(dtype_name(tensor.dtype), tuple(tensor.shape), ends[is_on_host], tensor.nbytes, is_on_host)
+            Layout(dtype_name(tensor.dtype), tuple(tensor.shape), number, ends[number], tensor.nbytes, is_on_host)
         )
-        ends[is_on_host] += aligned(tensor.nbytes)
+        ends[number] += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
     return tuple(layouts)
 
 
+def filled_buffers(layouts: Sequence[Layout], tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The buffers (uint8) with the tensors in them; a large one of the host is where it was."""
+    placed: defaultdict[int, list[tuple[Layout, torch.Tensor]]] = defaultdict(list, {SMALL: []})
+    for layout, tensor in zip(layouts, tensors, strict=True):
+        placed[layout.buffer].append((layout, tensor))
+    return tuple(_filled(placed[number]) for number in sorted(placed))
+
+
 def empty_buffers(layouts: Sequence[Layout], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """The host's buffer, and the device's if anything is in it."""
-    sizes = [(torch.device("cpu"), _size(layouts, is_on_host=True)), (device, _size(layouts, is_on_host=False))]
-    return tuple(torch.empty(size, dtype=torch.uint8, device=place) for place, size in sizes if size)
-
-
-def pieces_of(layouts: Sequence[Layout], tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The buffers' bytes in order, in pieces: large tensors of the host are where they were, all others are copies."""
-    host: list[Placed] = []
-    device: list[Placed] = []
-    for entry, tensor in zip(layouts, tensors, strict=True):
-        (host if entry.is_on_host else device).append((entry, tensor))
-    pieces, small, begin = [], [], 0
-    for entry, tensor in host:
-        if entry.size < LARGE or not tensor.is_contiguous():
-            small.append((entry, tensor))
-            continue
-        pieces += [_filled(small, begin, entry.offset), tensor.view(-1).view(torch.uint8)]
-        small, begin = [], entry.end
-    pieces.append(_filled(small, begin, _size(layouts, is_on_host=True)))
-    pieces.append(_filled(device, 0, _size(layouts, is_on_host=False)))
-    return tuple(piece for piece in pieces if len(piece))
+    """Buffers of this process for tensors that come."""
+    places, ends = {SMALL: torch.device("cpu")}, defaultdict(int)
+    for layout in layouts:
+        places[layout.buffer] = torch.device("cpu") if layout.is_on_host else device
+        ends[layout.buffer] = layout.offset + layout.size
+    return tuple(torch.empty(ends[n], dtype=torch.uint8, device=places[n]) for n in sorted(places))
 
 
 def views_of(layouts: Sequence[Layout], buffers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The tensors inside the buffers, without copying."""
-    return [_view(entry, buffers[0 if entry.is_on_host else -1], 0) for entry in layouts]
+    return [_view(layout, buffers[layout.buffer]) for layout in layouts]
 
 
-def _filled(placed: Sequence[Placed], begin: int, end: int) -> torch.Tensor:
-    """The part of a buffer with those tensors in it."""
+def _filled(placed: Sequence[tuple[Layout, torch.Tensor]]) -> torch.Tensor:
+    if len(placed) == 1 and placed[0][0].is_on_host:
+        return placed[0][1].contiguous().view(-1).view(torch.uint8)
+    size = placed[-1][0].offset + placed[-1][0].size if placed else 0
     device = placed[0][1].device if placed else torch.device("cpu")
-    buffer = torch.empty(end - begin, dtype=torch.uint8, device=device)
-    for entry, tensor in placed:
-        _view(entry, buffer, begin).copy_(tensor)
+    buffer = torch.empty(size, dtype=torch.uint8, device=device)
+    for layout, tensor in placed:
+        _view(layout, buffer).copy_(tensor)
     return buffer
 
 
-def _view(entry: Layout, buffer: torch.Tensor, begin: int) -> torch.Tensor:
-    part = buffer.narrow(0, entry.offset - begin, entry.size)
-    return part.view(getattr(torch, entry.dtype)).view(entry.shape)
-
-
-def _size(layouts: Sequence[Layout], *, is_on_host: bool) -> int:
-    return max((entry.end for entry in layouts if entry.is_on_host == is_on_host), default=0)
+def _view(layout: Layout, buffer: torch.Tensor) -> torch.Tensor:
+    part = buffer.narrow(0, layout.offset, layout.size)
+    return part.view(getattr(torch, layout.dtype)).view(layout.shape)

@@ -1,16 +1,17 @@
 """A batch on its way to other processes: a small header and the tensors as they are, nothing to prepare again.
 
-The header is msgpack and says what the next step reads: the loop's values and each member's samplers, guiders and
-generator. Tensors are in one buffer per kind of device. Ranks that join get the buffers by broadcast, a worker that
-takes a paused request over gets everything as bytes. Between processes of one cell and of one version only, and never
-stored: whoever needs a file takes a checkpoint (see latents).
+The header is msgpack and says what the next step reads: the loop's values, each member's samplers, guiders and
+generator, and the small tensors. From it the batch is built while the large ones are still coming, in buffers. Ranks
+that join get those by broadcast, a worker that takes a paused request over as bytes. Between processes of one cell and
+of one version only, and never stored: whoever needs a file takes a checkpoint (see latents).
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,13 +25,12 @@ from genserve.diffusion.generation import Generation
 from genserve.diffusion.members import together
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel_buffers import (
+    SMALL,
     Layout,
-    aligned,
     dtype_name,
     empty_buffers,
-    is_aligned,
+    filled_buffers,
     layouts_of,
-    pieces_of,
     views_of,
 )
 from genserve.diffusion.parallel_world import Group
@@ -47,6 +47,8 @@ PARCEL = 1
 TENSOR, ARRAY, GENERATOR, DTYPE = range(4)
 
 Plain = dict[str, Any]
+Fill = Callable[[memoryview], Any]
+"""Puts the bytes that come next into memory, as many as there is room for; raises OSError where they don't come."""
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -57,6 +59,7 @@ class Header(msgspec.Struct, frozen=True):
     layouts: tuple[Layout, ...]
     generators: tuple[int, ...]
     content: bytes
+    small: bytearray
 
 
 class Packed(msgspec.Struct, frozen=True):
@@ -81,10 +84,7 @@ class Content(msgspec.Struct, frozen=True):
 
 
 class Parcel(msgspec.Struct, frozen=True):
-    """A header's bytes, and the buffers (uint8) to be sent, or to be filled by what comes, in this order.
-
-    What is sent may be in more pieces than what it fills, and is gone once the batch goes on.
-    """
+    """A header's bytes, and the buffers (uint8) that follow it; what they are of is gone once the batch goes on."""
 
     header: bytes
     buffers: tuple[torch.Tensor, ...]
@@ -105,30 +105,29 @@ def pack(model: DiffusionModel, denoising: Denoising) -> Parcel:
     body = msgspec.msgpack.encode(content, enc_hook=numbers.of)
     generators = tuple(numbers.of_tensor(member.generator.get_state()) for member in denoising.members)
     layouts = layouts_of(numbers.tensors)
-    header = Header(denoising.model, model.fingerprint, layouts, generators, body)
-    return Parcel(msgspec.msgpack.encode(header), pieces_of(layouts, numbers.tensors))
+    small, *large = filled_buffers(layouts, numbers.tensors)
+    header = Header(denoising.model, model.fingerprint, layouts, generators, body, bytearray(small.numpy()))
+    return Parcel(msgspec.msgpack.encode(header), tuple(large))
 
 
-def expect(model: DiffusionModel, header: bytes) -> Parcel:
-    """The parcel that a header announces, with buffers of this process that are still to be filled.
+def expect(model: DiffusionModel, header: bytes) -> tuple[Denoising, tuple[torch.Tensor, ...]]:
+    """The batch that a header announces, on this process's model, and the buffers that are still to be filled.
 
+    Its next steps have the same bits as the original's. Text embeddings are among the loop's values; the members' own,
+    from which a run could begin anew, stay behind.
     Raises CallerError ``checkpoint_mismatch`` where the header is of another model or checkpoint folder.
     """
     told = msgspec.msgpack.decode(header, type=Header)
     theirs, ours = (told.model, told.fingerprint), (model.entry.name, model.fingerprint)
     if theirs != ours:
         raise CallerError("checkpoint_mismatch", f"a batch of {theirs} cannot go on as {ours}")
-    return Parcel(header, empty_buffers(told.layouts, model.device))
+    buffers = empty_buffers(told.layouts, model.device)
+    buffers[SMALL].numpy().data[:] = told.small
+    return _built(model, told, views_of(told.layouts, buffers)), buffers[SMALL + 1 :]
 
 
-def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
-    """The same batch on this process's model: its next steps have the same bits as the original's.
-
-    Text embeddings are among the loop's values; the members' own, from which a run could begin anew, stay behind.
-    """
-    header = msgspec.msgpack.decode(parcel.header, type=Header)
-    tensors = views_of(header.layouts, parcel.buffers)
-    generators = [_generator(tensors[number]) for number in header.generators]
+def _built(model: DiffusionModel, told: Header, tensors: Sequence[torch.Tensor]) -> Denoising:
+    generators = [_generator(tensors[number]) for number in told.generators]
 
     def read(code: int, data: memoryview) -> Any:
         if code == DTYPE:
@@ -138,11 +137,11 @@ def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
             return generators[number]
         return tensors[number] if code == TENSOR else tensors[number].numpy()[()]
 
-    content = msgspec.msgpack.decode(header.content, type=Content, ext_hook=read)
+    content = msgspec.msgpack.decode(told.content, type=Content, ext_hook=read)
     model.loop_values = frozenset(content.values)  # one that never prepared a batch may have to pack this one
     members = tuple(_member(model, packed, g) for packed, g in zip(content.members, generators, strict=True))
     return Denoising(
-        model=header.model,
+        model=told.model,
         members=members,
         state=BlockState(**content.values),
         batched=frozenset(content.batched),
@@ -152,9 +151,9 @@ def unpack(model: DiffusionModel, parcel: Parcel) -> Denoising:
 
 
 def to_parts(parcel: Parcel) -> tuple[Buffer, ...]:
-    """Header and buffers, to be put together by whoever sends them."""
+    """The header, by which it is known for a parcel, and the buffers, to be put together by whoever sends them."""
     begin = PREFIX.pack(MAGIC, len(parcel.header)) + parcel.header
-    return begin.ljust(aligned(len(begin)), b"\0"), *(b.cpu().numpy().data for b in parcel.buffers)
+    return begin, *(buffer.cpu().numpy().data for buffer in parcel.buffers)
 
 
 def is_parcel(content: Buffer) -> bool:
@@ -162,27 +161,25 @@ def is_parcel(content: Buffer) -> bool:
     return content[: len(MAGIC)] == MAGIC
 
 
-def from_bytes(model: DiffusionModel, content: Buffer) -> Denoising:
-    """The batch that was packed, in the memory in which it came where that is aligned and may be written to.
+def from_bytes(model: DiffusionModel, content: Buffer, rest: Fill | None = None) -> Denoising:
+    """The batch that was packed: all of its bytes, or the first of the parts, and where the rest comes from.
 
     Raises CallerError ``checkpoint_corrupt`` or ``checkpoint_mismatch``.
     """
-    come = torch.frombuffer(bytearray(content) if isinstance(content, bytes) else content, dtype=torch.uint8)
     try:
         ends = PREFIX.size + PREFIX.unpack_from(content)[1]
-        parcel = expect(model, bytes(content[PREFIX.size : ends]))
+        denoising, buffers = expect(model, bytes(content[PREFIX.size : ends]))
     except (msgspec.DecodeError, struct.error) as error:
         raise CallerError("checkpoint_corrupt", f"not a batch of {model.entry.name}: {error}") from error
-    sizes = [len(buffer) for buffer in parcel.buffers]
-    if aligned(ends) + sum(sizes) != len(come):
-        raise CallerError("checkpoint_corrupt", f"a batch of {model.entry.name} arrived in {len(come)} bytes")
-    parts = torch.split(come[aligned(ends) :], sizes)
-    return unpack(model, Parcel(parcel.header, tuple(map(_placed, parts, parcel.buffers))))
-
-
-def _placed(part: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
-    """Where it lies, if it can stay there."""
-    return part if is_aligned(part) and part.device == buffer.device else buffer.copy_(part)
+    if rest is None and sum(map(len, buffers)) != len(content) - ends:
+        raise CallerError("checkpoint_corrupt", f"a batch of {model.entry.name} arrived in {len(content)} bytes")
+    fill = rest or io.BytesIO(content[ends:]).readinto
+    for buffer in buffers:
+        on_host = buffer if buffer.device.type == "cpu" else torch.empty_like(buffer, device="cpu")
+        fill(on_host.numpy().data)
+        if on_host is not buffer:
+            buffer.copy_(on_host)
+    return denoising
 
 
 def send(model: DiffusionModel, denoising: Denoising, group: Group) -> None:
@@ -199,10 +196,10 @@ def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
     """The batch that the leader sends; raises GenServeError ``group_lost``."""
     group.arrive(leader)
     _, header = group.hear(leader)
-    parcel = expect(model, header)
-    for buffer in parcel.buffers:
+    denoising, buffers = expect(model, header)
+    for buffer in buffers:
         group.share(leader, buffer)
-    return unpack(model, parcel)
+    return denoising
 
 
 # ── members ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
-from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_parts, unpack
+from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_parts
 from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.domain.request import RequestSpec, Stage
@@ -280,11 +280,9 @@ class Device:
     def pack(self, batch: _Batch) -> Parcel:
         return pack(self._models[batch.denoising.model], batch.denoising)
 
-    def parcel_for(self, members: tuple[Member, ...], header: bytes) -> Parcel:
-        return _run(expect, self._models[members[0].spec.model], header)
-
-    def unpack(self, members: tuple[Member, ...], parcel: Parcel) -> _Batch:
-        return _Batch(members, _run(unpack, self._models[members[0].spec.model], parcel))
+    def expect(self, members: tuple[Member, ...], header: bytes) -> tuple[_Batch, tuple[torch.Tensor, ...]]:
+        denoising, buffers = _run(expect, self._models[members[0].spec.model], header)
+        return _Batch(members, denoising), buffers
 
 
 def pick_device(wish: str) -> str:

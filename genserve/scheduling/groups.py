@@ -73,11 +73,8 @@ class GroupRunner(Runner, Protocol):
     def pack(self, batch: Any) -> Parcel:
         """The batch for those who join."""
 
-    def parcel_for(self, members: tuple[p.Member, ...], header: bytes) -> Parcel:
-        """The parcel of that header, whose buffers are still to be filled."""
-
-    def unpack(self, members: tuple[p.Member, ...], parcel: Any) -> Any:
-        """A packed batch, to be stepped; nothing of it is held."""
+    def expect(self, members: tuple[p.Member, ...], header: bytes) -> tuple[Any, tuple[Any, ...]]:
+        """The batch of that header, of which nothing is held; to be stepped once the buffers have been filled."""
 
 
 class Parcel(Protocol):
@@ -267,10 +264,10 @@ class _Follower:
         if word.segment_id != self._segment_id:
             raise GenServeError("group_lost", f"the leader is in {word.segment_id}, this member in {self._segment_id}")
         members = tuple(self._members[request_id] for request_id in word.request_ids)
-        parcel = self._runner.parcel_for(members, word.header)
-        for buffer in parcel.buffers:
+        batch, buffers = self._runner.expect(members, word.header)
+        for buffer in buffers:
             self._channel.share(self._leader, buffer)
-        return self._runner.unpack(members, parcel)
+        return batch
 
 
 class _Absent:

@@ -63,7 +63,7 @@ class GroupRunner(FakeRunner):
             raise GenServeError("group_not_formed", "not everybody came in time")
         return self._channel
 
-    def parcel_for(self, members: tuple[p.Member, ...], header: bytes) -> Any:
+    def expect(self, members: tuple[p.Member, ...], header: bytes) -> Any:
         self.unpacked += 1
         raise KeyError("what nobody thought of")
 
