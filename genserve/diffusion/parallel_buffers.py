@@ -81,5 +81,10 @@ def _filled(placed: Sequence[tuple[Layout, torch.Tensor]]) -> torch.Tensor:
 
 
 def _view(layout: Layout, buffer: torch.Tensor) -> torch.Tensor:
-    part = buffer.narrow(0, layout.offset, layout.size)
-    return part.view(getattr(torch, layout.dtype)).view(layout.shape)
+    dtype = getattr(torch, layout.dtype)
+    if layout.is_on_host and layout.size:
+        count = layout.size // dtype.itemsize
+        flat = torch.frombuffer(buffer.numpy(), dtype=dtype, count=count, offset=layout.offset)
+    else:
+        flat = buffer.narrow(0, layout.offset, layout.size).view(dtype)
+    return flat.view(layout.shape)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,8 +37,6 @@ from genserve.diffusion.parallel_world import Group
 from genserve.diffusion.wires import Buffer
 from genserve.errors import CallerError, InvariantBroken
 
-CONFIGURATION = "_internal_dict"
-"""The attribute that every process has from the checkpoint folder; all others of a sampler travel."""
 MAGIC = b"GSPARCEL"
 PREFIX = struct.Struct("<8sQ")
 """Ahead of a batch in bytes: what it is, and its header's length."""
@@ -52,25 +50,27 @@ Fill = Callable[[memoryview], Any]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """Where the tensors are, which of them are the generators' states, and the rest, which names tensors by number."""
+    """Where the tensors are, the small ones, the generators' states, and the rest, which names tensors by number."""
 
     model: str
     fingerprint: str
     layouts: tuple[Layout, ...]
-    generators: tuple[int, ...]
-    content: bytes
     small: bytearray
+    generators: tuple[bytearray, ...]
+    content: bytes
 
 
 class Packed(msgspec.Struct, frozen=True):
     """One member: what it makes, and its samplers' and guiders' classes and attributes by component.
 
-    ``prepared`` names the attributes that are still as they were before the first step.
+    ``own`` names the attributes that every process has from the checkpoint folder, which do not travel; ``prepared``
+    those that are still as they were before the first step.
     """
 
     generation: Generation
     classes: dict[str, str]
     attributes: dict[str, Plain]
+    own: dict[str, tuple[str, ...]]
     prepared: dict[str, tuple[str, ...]]
 
 
@@ -99,14 +99,14 @@ def pack(model: DiffusionModel, denoising: Denoising) -> Parcel:
     content = Content(
         step_index=denoising.step_index,
         batched=tuple(sorted(denoising.batched)),
-        members=tuple(_packed(member) for member in denoising.members),
+        members=tuple(_packed(model, member) for member in denoising.members),
         values={name: value for name, value in vars(denoising.state).items() if name in model.loop_values},
     )
     body = msgspec.msgpack.encode(content, enc_hook=numbers.of)
-    generators = tuple(numbers.of_tensor(member.generator.get_state()) for member in denoising.members)
+    states = tuple(bytearray(member.generator.get_state().numpy()) for member in denoising.members)
     layouts = layouts_of(numbers.tensors)
     small, *large = filled_buffers(layouts, numbers.tensors)
-    header = Header(denoising.model, model.fingerprint, layouts, generators, body, bytearray(small.numpy()))
+    header = Header(denoising.model, model.fingerprint, layouts, bytearray(small.numpy()), states, body)
     return Parcel(msgspec.msgpack.encode(header), tuple(large))
 
 
@@ -127,7 +127,7 @@ def expect(model: DiffusionModel, header: bytes) -> tuple[Denoising, tuple[torch
 
 
 def _built(model: DiffusionModel, told: Header, tensors: Sequence[torch.Tensor]) -> Denoising:
-    generators = [_generator(tensors[number]) for number in told.generators]
+    generators = [_generator(state) for state in told.generators]
 
     def read(code: int, data: memoryview) -> Any:
         if code == DTYPE:
@@ -205,20 +205,27 @@ def receive(model: DiffusionModel, group: Group, leader: str) -> Denoising:
 # ── members ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _packed(member: Member) -> Packed:
-    known = member.prepared
+def _packed(model: DiffusionModel, member: Member) -> Packed:
+    known = {name: vars(getattr(model.pipeline, name)) for name in member.components}
+    own = _unchanged(member.components, known)
     return Packed(
         generation=member.generation,
         classes={name: type(component).__name__ for name, component in member.components.items()},
         attributes={
-            name: {key: value for key, value in vars(component).items() if key != CONFIGURATION}
+            name: {key: value for key, value in vars(component).items() if key not in own[name]}
             for name, component in member.components.items()
         },
-        prepared={
-            name: tuple(k for k, v in vars(component).items() if k in known[name] and v is known[name][k])
-            for name, component in member.components.items()
-        },
+        own=own,
+        prepared=_unchanged(member.components, member.prepared),
     )
+
+
+def _unchanged(components: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """The attributes that are the very ones of then."""
+    return {
+        name: tuple(k for k, value in vars(component).items() if k in known[name] and value is known[name][k])
+        for name, component in components.items()
+    }
 
 
 def _member(model: DiffusionModel, packed: Packed, generator: torch.Generator) -> Member:
@@ -227,20 +234,20 @@ def _member(model: DiffusionModel, packed: Packed, generator: torch.Generator) -
     if ours != packed.classes:
         raise CallerError("checkpoint_mismatch", f"a batch with {packed.classes} cannot go on with {ours}")
     for name, component in components.items():
-        configuration = vars(component)[CONFIGURATION]
+        own = _chosen(component, packed.own[name])
         vars(component).clear()
-        vars(component).update({CONFIGURATION: configuration, **packed.attributes[name]})
-    prepared = {
-        name: {key: vars(component)[key] for key in (CONFIGURATION, *packed.prepared[name])}
-        for name, component in components.items()
-    }
+        vars(component).update(own | packed.attributes[name])
+    prepared = {name: _chosen(component, packed.prepared[name]) for name, component in components.items()}
     return Member(packed.generation, Conditioning({}, {}), components, prepared, generator)
 
 
-def _generator(state: torch.Tensor) -> torch.Generator:
-    """Torch reads a state from where its memory begins, so it must not be a part of a buffer."""
+def _chosen(component: Any, names: Sequence[str]) -> Plain:
+    return {name: vars(component)[name] for name in names}
+
+
+def _generator(state: bytearray) -> torch.Generator:
     generator = torch.Generator("cpu")
-    generator.set_state(state.clone())
+    generator.set_state(torch.frombuffer(state, dtype=torch.uint8))
     return generator
 
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines.modular_pipeline import LoopSequentialPipelineBlocks
 from diffusers.schedulers import SchedulerMixin
@@ -90,10 +93,13 @@ def own_components(pipeline: Any, *, guidance_scale: float) -> dict[str, Any]:
 
 
 def _own_sampler(sampler: Any) -> Any:
-    """A copy of the pipeline's, which is never used: making one from its configuration anew takes ten times as long."""
+    """A copy of the pipeline's, which is never used: making one from its configuration anew takes ten times as long.
+
+    Configuration and tables are shared: samplers put others in their place, and change none.
+    """
     own = copy.copy(sampler)
-    shared = sampler._internal_dict
-    vars(own).update(copy.deepcopy({name: value for name, value in vars(sampler).items() if value is not shared}))
+    shared = [value for value in vars(sampler).values() if isinstance(value, FrozenDict | torch.Tensor | np.ndarray)]
+    vars(own).update(copy.deepcopy(vars(sampler), {id(value): value for value in shared}))
     return own
 
 

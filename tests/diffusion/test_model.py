@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,17 @@ def test_runs_that_take_turns_on_one_model_do_not_disturb_each_other(model: Diff
             model.step(one)
     assert torch.equal(one.latents, latents_alone(model, fox))
     assert torch.equal(other.latents, latents_alone(model, ship))
+
+
+def test_a_run_changes_nothing_of_the_pipelines_own_sampler(model: DiffusionModel) -> None:
+    """Its tables are every run's, here and in the processes that a run goes on in."""
+    tables = {k: v for k, v in vars(model.pipeline.scheduler).items() if isinstance(v, torch.Tensor | np.ndarray)}
+    before = copy.deepcopy(tables)
+    finished(model, begun(model, a_generation(model.entry)))
+    assert tables.keys() <= vars(model.pipeline.scheduler).keys()
+    for name, table in tables.items():
+        assert vars(model.pipeline.scheduler)[name] is table
+        assert np.array_equal(np.asarray(table), np.asarray(before[name]))
 
 
 def test_decoding_halfway_shows_something_and_disturbs_nothing(model: DiffusionModel) -> None:
