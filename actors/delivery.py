@@ -1,124 +1,167 @@
 """What one worker holds on its way to another of the same node: straight from process to process, not by actor calls.
 
-The taker expects a delivery by name on its event loop; the giver calls and sends from a thread of its own. The taker's
-last byte says that everything has come: until then the giver keeps what it gives.
+The taker hears on its event loop that a delivery has begun; the thread that needs what comes reads it from there. The
+giver calls and sends from threads too. The taker's last byte says that everything is there: until then the giver keeps
+what it gives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import Future
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any
 
 import msgspec
 
-from genserve.diffusion.wires import HEAD, LOCALHOST, NAME, Wire, room
+from genserve.diffusion.wires import BUSY_S, HEAD, LOCALHOST, NAME, SEND_S, Wire
 from genserve.scheduling import protocol as p
-from genserve.scheduling.runner import Offer, Runner
+from genserve.scheduling.runner import Offer, Ready, Rest, Runner
 from observability.logging import get_logger
 
-Delivered = tuple[p.Left | None, Mapping[int, Future[p.Content]]]
-"""Who left early, and by their numbers in the wish the contents that follow."""
+Receive = Callable[[int, p.Content, Rest], Ready]
+"""Takes in what comes, by its number in the wish: the first piece, and where the others come from."""
 
+BEGINNING = tuple[p.Left | None, tuple[int, ...]]
+"""What the first word says: who left early, and the numbers of what follows."""
 LEFT, CONTENT = 1, 2
 """The giver's words: the first one, and one for each of the contents."""
 RECEIPT = b"\1"
+SETTLE_S = 0.005
+"""How long the giver's step thread waits for its receipt."""
+MAX_WORD = 1 << 20
 MAX_CALLS = 1_000
 """Deliveries that may be under way at once, or be only connections that say nothing."""
+
+
+class Delivery:
+    """What has begun to come; whoever needs it first takes it in, on any thread but the event loop's."""
+
+    def __init__(self, left: p.Left | None, numbers: tuple[int, ...], wire: Wire, receive: Receive) -> None:
+        self.left = left
+        """Who left early; None where the segment before will not run."""
+        self.numbers = numbers
+        self._wire = wire
+        self._receive = receive
+        self._come: dict[int, Ready] = {}
+        self._lock = threading.Lock()
+        self._finish()
+
+    @property
+    def has_come(self) -> bool:
+        """All of it."""
+        return len(self._come) == len(self.numbers)
+
+    def hold(self, number: int) -> None:
+        """Returns when that one has come and is held; raises OSError where it does not, or what taking it in did."""
+        with self._lock:
+            while number not in self._come:
+                self._take_next()
+        self._come[number]()
+
+    def take_in(self) -> None:
+        """So that the giver need not wait; raises as ``hold``."""
+        with self._lock:
+            while not self.has_come:
+                self._take_next()
+
+    def _take_next(self) -> None:
+        number = self.numbers[len(self._come)]
+        try:
+            self._come[number] = self._receive(number, self._wire.receive(SEND_S)[1], self._wire.fill)
+        except BaseException:
+            self._wire.close()
+            raise
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.has_come:
+            with contextlib.suppress(OSError):
+                self._wire.send_buffer(memoryview(RECEIPT))
 
 
 class Inbox:
     """Plain object inside a worker, used on its event loop."""
 
     def __init__(self) -> None:
-        self._server: asyncio.Server | None = None
-        self._expected: dict[str, asyncio.Future[Delivered]] = {}
-        self._calls: set[_Delivery] = set()
+        self._socket: socket.socket | None = None
+        self._expected: dict[str, tuple[Receive, asyncio.Future[Delivery]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> int:
+    def open(self) -> int:
         """The port that deliveries are sent to."""
-        if self._server is None:
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(lambda: _Delivery(self._expected, self._calls), LOCALHOST, 0)
-        port: int = self._server.sockets[0].getsockname()[1]
+        if self._socket is None:
+            self._socket = socket.create_server((LOCALHOST, 0), backlog=MAX_CALLS)
+            self._socket.setblocking(False)
+            self._start(self._listen(self._socket))
+        port: int = self._socket.getsockname()[1]
         return port
 
     @contextlib.contextmanager
-    def expecting(self, name: str) -> Generator[asyncio.Future[Delivered]]:
+    def expecting(self, name: str, receive: Receive) -> Generator[asyncio.Future[Delivery]]:
         """What comes by that name, for as long as somebody waits for it."""
-        self._expected[name] = asyncio.get_running_loop().create_future()
+        delivery: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        self._expected[name] = receive, delivery
         try:
-            yield self._expected[name]
+            yield delivery
         finally:
-            self._expected.pop(name).cancel()
+            del self._expected[name]
+            delivery.cancel()
 
     async def close(self) -> None:
-        """Whatever is on its way is not coming."""
-        if self._server is not None:
-            self._server.close()
-        for delivery in (calls := tuple(self._calls)):
-            delivery.break_off()
-        await asyncio.gather(*(delivery.is_over.wait() for delivery in calls))
+        """What has not begun to come is not coming."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, listener: socket.socket) -> None:
+        with listener:
+            while True:
+                try:
+                    caller, _ = await asyncio.get_running_loop().sock_accept(listener)
+                except OSError:
+                    await asyncio.sleep(BUSY_S)
+                else:
+                    self._greet(caller)
+
+    def _greet(self, caller: socket.socket) -> None:
+        wire = Wire(caller)
+        if len(self._tasks) <= MAX_CALLS:
+            self._start(self._hear(caller, wire))
+
+    async def _hear(self, caller: socket.socket, wire: Wire) -> None:
+        """Until the delivery begins. A wire that nobody keeps is closed."""
+        caller.setblocking(False)
+        with contextlib.suppress(OSError, ValueError, msgspec.DecodeError):
+            name = await _read(caller, NAME.unpack(await _read(caller, NAME.size))[0])
+            receive, delivery = self._expected.get(name.decode(errors="replace"), (None, None))
+            if receive is None or delivery is None:
+                return
+            _, length = HEAD.unpack(await _read(caller, HEAD.size))
+            left, numbers = msgspec.msgpack.decode(await _read(caller, length), type=BEGINNING)
+            if not delivery.done():
+                delivery.set_result(Delivery(left, numbers, wire, receive))
 
 
-class _Delivery(asyncio.BufferedProtocol):
-    """One call: bytes go where they are to stay as they come."""
-
-    def __init__(self, expected: Mapping[str, asyncio.Future[Delivered]], calls: set[_Delivery]) -> None:
-        self._expected = expected
-        self._calls = calls
-        self.is_over = asyncio.Event()
-        self._transport: Any = None
-        self._reader = self._read()
-        self._part = room(next(self._reader))
-        self._coming: dict[int, Future[p.Content]] = {}
-        self._done = 0
-
-    def break_off(self) -> None:
-        self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._calls.add(self)
-        if len(self._calls) > MAX_CALLS:
-            self.break_off()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._part[self._done :]
-
-    def buffer_updated(self, count: int) -> None:
-        self._done += count
-        if self._done == len(self._part):
-            try:
-                self._part, self._done = room(self._reader.send(self._part)), 0
-            except StopIteration:
-                self._transport.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._calls.discard(self)
-        self.is_over.set()
-        for content in self._coming.values():
-            if not content.done():
-                content.set_exception(ConnectionResetError("the giver has gone"))
-
-    def _read(self) -> Generator[int, memoryview]:
-        """Asks for so many bytes and is sent them; ends with the call."""
-        name = yield NAME.unpack((yield NAME.size))[0]
-        delivery = self._expected.get(bytes(name).decode(errors="replace"))
-        if delivery is None:
-            return
-        _, length = HEAD.unpack((yield HEAD.size))
-        left, numbers = msgspec.msgpack.decode((yield length), type=tuple[p.Left | None, tuple[int, ...]])
-        if delivery.done():
-            return
-        self._coming = {number: Future() for number in numbers}
-        delivery.set_result((left, self._coming))
-        for content in self._coming.values():
-            _, length = HEAD.unpack((yield HEAD.size))
-            content.set_result((yield length))
-        self._transport.write(RECEIPT)
+async def _read(caller: socket.socket, size: int) -> bytearray:
+    """Raises ConnectionResetError, or ValueError for more than a word may have."""
+    if not 0 <= size <= MAX_WORD:
+        raise ValueError(f"a word of {size} bytes")
+    memory, done = bytearray(size), 0
+    while done < size:
+        count = await asyncio.get_running_loop().sock_recv_into(caller, memoryview(memory)[done:])
+        if count == 0:
+            raise ConnectionResetError("the giver has gone")
+        done += count
+    return memory
 
 
 class Errand:
@@ -132,16 +175,26 @@ class Errand:
         self._runner = runner
         self._wire = wire
         self._given: tuple[tuple[str, int], ...] | None = None
+        self._is_settled = False
 
     def send(self, left: p.Left | None) -> tuple[str, ...]:
-        """What is due, once; whose it is. Nothing is raised: without a receipt everything stays here."""
+        """What is due, once; whose it is. Nothing is raised: without a receipt everything stays here.
+
+        A receipt is waited for a little: whoever goes on comes before this one's paperwork, and what is forgotten then
+        makes room for what runs here next.
+        """
         assert self._wire is not None, "there is somebody to send it to"
         offers = self._due(left)
         self._given = tuple(self._wish.requests[number] for number in offers)
         try:
             self._wire.send(LEFT, msgspec.msgpack.encode((left, tuple(offers))))
             for offer in offers.values():
-                self._wire.send(CONTENT, b"", *offer())
+                first, *others = offer()
+                self._wire.send(CONTENT, first)
+                for piece in others:
+                    self._wire.send_buffer(memoryview(piece))
+            with contextlib.suppress(TimeoutError):
+                self._settle(self._wire, SETTLE_S)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             get_logger("genserve.worker").warning("broke off giving", name=self._wish.name, reason=reason)
@@ -158,11 +211,17 @@ class Errand:
         if self._given is None:
             self.send(left)
         try:
-            self._wire.fill(memoryview(bytearray(len(RECEIPT))))
+            self._settle(self._wire, SEND_S)
         except OSError:
             return p.HandedOver(left)
-        self._forget(self._given or ())
         return None
+
+    def _settle(self, wire: Wire, limit_s: float) -> None:
+        """With the receipt what was given is forgotten; raises OSError where none comes."""
+        if not self._is_settled:
+            wire.fill(memoryview(bytearray(len(RECEIPT))), limit_s)
+            self._is_settled = True
+            self._forget(self._given or ())
 
     def _due(self, left: p.Left | None) -> dict[int, Offer]:
         """By their numbers, what is held of those who come."""

@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 from msgspec.structs import replace
 
-from actors.delivery import Errand, Inbox
+from actors.delivery import Delivery, Errand, Inbox
 from actors.framework.runtime import Runtime
 from actors.outbox import UNHURRIED_S
 from actors.register import Register
@@ -29,6 +29,8 @@ HAND_OVER_S = 20.0
 """How long a worker that may hang is asked for latents; disk has them too."""
 SEND_S = 2.0
 """How long a taker that hangs may hold up the step thread that sends."""
+UNTAKEN_S = 0.02
+"""From when on somebody else takes in what the step thread has not; it usually does within a millisecond."""
 COURIERS = 2
 """Receipts waited for at once; a taker that hangs gives none."""
 
@@ -57,13 +59,17 @@ class Supply:
 
         Who left that one early; None where it will not run, or nobody knows.
         """
-        wish = p.HandOver(self._missing(command, runner), command.after, command.after_incarnation, command.is_open)
+        members = self._missing(command, runner)
+        wish = p.HandOver(_names(members), command.after, command.after_incarnation, command.is_open)
         try:
-            left, self._arrived[command.segment_id] = await self._ask(command.after_on, wish)
+            given = await self._ask(command.after_on, wish, members, runner)
         except Exception as error:
             _note(command.segment_id, error)
             return None
-        return left
+        self._arrived[command.segment_id] = _contents(given, members)
+        if isinstance(given, Delivery):
+            asyncio.get_running_loop().call_later(UNTAKEN_S, self._relieve, given)
+        return given.left
 
     async def fetch(self, command: p.RunSegment, runner: Runner, *, without: Collection[str]) -> dict[str, Fetched]:
         """What members of the segment lack here, by request; None for a checkpoint that cannot be read.
@@ -72,21 +78,20 @@ class Supply:
         """
         is_to_be_asked = command.segment_id not in self._arrived
         found: dict[str, Fetched] = {**self._arrived.pop(command.segment_id, {})}
-        missing = dict(self._missing(command, runner))
-        for member in command.members:
-            if member.request_id in missing and member.request_id not in (*without, *found):
-                moved = await self._move_in(member) if is_to_be_asked else {}
+        for member in self._missing(command, runner):
+            if member.request_id not in (*without, *found):
+                moved = await self._move_in(member, runner) if is_to_be_asked else {}
                 found |= moved or await self._read(member, command.from_step)
         return found
 
     def elsewhere(self, command: p.RunSegment, runner: Runner) -> tuple[p.Member, ...]:
         """Members whose home is another worker, where no segment comes before this one that would bring them here."""
-        missing = {} if command.after else dict(self._missing(command, runner))
-        return tuple(m for m in command.members if m.request_id in missing and m.home not in ("", self._worker_id))
+        missing = () if command.after else self._missing(command, runner)
+        return tuple(m for m in missing if m.home not in ("", self._worker_id))
 
-    async def fetch_ahead(self, segment_id: str, members: tuple[p.Member, ...]) -> None:
+    async def fetch_ahead(self, segment_id: str, members: tuple[p.Member, ...], runner: Runner) -> None:
         """Returns when what their homes hold is here, so that nothing waits for it when the segment's turn comes."""
-        found = await asyncio.gather(*map(self._move_in, members))
+        found = await asyncio.gather(*(self._move_in(member, runner) for member in members))
         self._arrived[segment_id] = {request_id: content for one in found for request_id, content in one.items()}
 
     def drop(self, segment_ids: Iterable[str]) -> None:
@@ -94,12 +99,11 @@ class Supply:
         for segment_id in segment_ids:
             self._arrived.pop(segment_id, None)
 
-    def _missing(self, command: p.RunSegment, runner: Runner) -> tuple[tuple[str, int], ...]:
-        """Requests and attempts that this worker needs to hold, and does not."""
+    def _missing(self, command: p.RunSegment, runner: Runner) -> tuple[p.Member, ...]:
+        """Whom this worker needs to hold, and does not."""
         if command.stage is Stage.ENCODE or command.leader != self._worker_id:
             return ()
-        members = ((m.request_id, m.attempt) for m in command.members)
-        return tuple(one for one in members if not runner.holds(*one))
+        return tuple(m for m in command.members if not runner.holds(m.request_id, m.attempt))
 
     async def _read(self, member: p.Member, step: int | None) -> dict[str, Fetched]:
         """From disk; nothing where that is not of that step, and for a stop none is."""
@@ -109,33 +113,43 @@ class Supply:
         read = asyncio.get_running_loop().run_in_executor(self._files, read_verified, checkpoint.uri, checkpoint.sha256)
         return {member.request_id: await read}
 
-    async def _move_in(self, member: p.Member) -> dict[str, Fetched]:
+    async def _move_in(self, member: p.Member, runner: Runner) -> dict[str, Fetched]:
         """What the home gives up; without an answer disk is the truth, so no error matters here."""
         if member.home in ("", self._worker_id):
             return {}
         try:
             async with asyncio.timeout(HAND_OVER_S):
-                _, contents = await self._ask(member.home, p.HandOver(((member.request_id, member.attempt),)))
-                return {request_id: await _whole(content) for request_id, content in contents.items()}
+                given = await self._ask(member.home, p.HandOver(_names((member,))), (member,), runner)
+                if isinstance(given, Delivery):
+                    await asyncio.to_thread(given.take_in)
+                return dict(_contents(given, (member,)))
         except Exception as error:
             _note(member.request_id, error)
             return {}
 
-    async def _ask(self, holder: str, wish: p.HandOver) -> tuple[p.Left | None, Contents]:
+    async def _ask(
+        self, holder: str, wish: p.HandOver, members: tuple[p.Member, ...], runner: Runner
+    ) -> Delivery | p.HandedOver:
         """Who left early, and what is given, straight or in the answer; raises whatever the call does."""
         if self._inbox is None:
             answer: p.HandedOver = await self._runtime.find(holder).ask("hand_over", wish)
-            return answer.left, answer.contents
-        port, name = await self._inbox.open(), f"{self._worker_id}/{secrets.token_hex(8)}"
-        with self._inbox.expecting(name) as delivery:
-            wish = replace(wish, node=self._node, port=port, name=name)
+            return answer
+        name = f"{self._worker_id}/{secrets.token_hex(8)}"
+        with self._inbox.expecting(name, lambda number, *come: runner.receive(members[number], *come)) as delivery:
+            wish = replace(wish, node=self._node, port=self._inbox.open(), name=name)
             asking = asyncio.ensure_future(self._runtime.find(holder).ask("hand_over", wish))
             asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
             await asyncio.wait({delivery, asking}, return_when=asyncio.FIRST_COMPLETED)
             if not delivery.done() and (answered := asking.result()) is not None:
-                return answered.left, answered.contents
-            left, contents = delivery.result()
-        return left, {wish.requests[number][0]: content for number, content in contents.items()}
+                return answered  # type: ignore[no-any-return]
+            return delivery.result()
+
+    def _relieve(self, delivery: Delivery) -> None:
+        """Its giver may wait: who is to take it in is busy with something else."""
+        if delivery.has_come:
+            return
+        taking = asyncio.get_running_loop().run_in_executor(None, delivery.take_in)
+        taking.add_done_callback(lambda taken: taken.cancelled() or taken.exception())
 
     # ── giving ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -163,11 +177,14 @@ class Supply:
         return None
 
 
-async def _whole(content: Fetched) -> Fetched:
-    if not isinstance(content, Future):
-        return content
-    future: asyncio.Future[p.Content] = asyncio.wrap_future(content)
-    return await future
+def _contents(given: Delivery | p.HandedOver, members: tuple[p.Member, ...]) -> Contents:
+    if isinstance(given, Delivery):
+        return {members[number].request_id: partial(given.hold, number) for number in given.numbers}
+    return given.contents
+
+
+def _names(members: Iterable[p.Member]) -> tuple[tuple[str, int], ...]:
+    return tuple((member.request_id, member.attempt) for member in members)
 
 
 def _note(what: str, error: Exception) -> None:

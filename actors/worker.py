@@ -138,10 +138,11 @@ class Worker:
 
     def _condition(self, command: p.RunSegment) -> Callable[[], Awaitable[None]] | None:
         """What has to be waited for beside the worker's turn, while others may pass."""
-        elsewhere = self._supply.elsewhere(command, self._require_runner())
+        runner = self._require_runner()
+        elsewhere = self._supply.elsewhere(command, runner)
         if command.after_on:
             return partial(self._wait_for_other, command)
-        return partial(self._supply.fetch_ahead, command.segment_id, elsewhere) if elsewhere else None
+        return partial(self._supply.fetch_ahead, command.segment_id, elsewhere, runner) if elsewhere else None
 
     async def revise(self, command: p.Revise) -> p.Answer:
         """Change a queued or running segment at its next boundary."""

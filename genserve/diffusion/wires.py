@@ -13,8 +13,6 @@ import time
 import weakref
 from collections import OrderedDict
 
-import numpy as np
-
 Buffer = bytes | bytearray | memoryview
 LOCALHOST = "127.0.0.1"
 HEAD = struct.Struct("<qq")
@@ -46,12 +44,10 @@ class Wire:
         weakref.finalize(self, connected.close)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def send(self, code: int, payload: bytes = b"", *more: Buffer) -> None:
-        """A word, and what belongs to it in one piece or in several."""
+    def send(self, code: int, payload: Buffer = b"") -> None:
+        """A word, and what belongs to it."""
         self._socket.settimeout(self._send_s)
-        self._socket.sendall(HEAD.pack(code, len(payload) + sum(map(len, more))) + payload)
-        for part in more:
-            self._socket.sendall(part)
+        self._socket.sendall(b"".join((HEAD.pack(code, len(payload)), payload)))
 
     def send_buffer(self, buffer: memoryview) -> None:
         """Bytes whose number the other end knows."""
@@ -138,13 +134,6 @@ class Exchange:
                 while len(self._calls) > MAX_UNANSWERED:
                     self._calls.popitem(last=False)
                 self._news.notify_all()
-
-
-def room(size: int) -> memoryview:
-    """Memory for something that comes; aligned."""
-    memory = np.empty(size + ALIGNMENT, dtype=np.uint8)
-    begin = -memory.ctypes.data % ALIGNMENT
-    return memory[begin : begin + size].data
 
 
 def call(port: int, name: str, *, send_s: float = SEND_S) -> Wire:

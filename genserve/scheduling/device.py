@@ -27,7 +27,7 @@ from genserve.scheduling.peers import Peers
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.protocol import Content, Member, World
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.runner import Held, Offer
+from genserve.scheduling.runner import Held, Offer, Ready, Rest
 from genserve.scheduling.shelf import ModelShelf
 
 P = ParamSpec("P")
@@ -134,16 +134,22 @@ class Device:
         return lambda: to_parts(pack(model, denoising))
 
     def restore(self, member: Member, content: Content) -> None:
+        self._keep(member, self._taken_in(member, content, None))
+
+    def receive(self, member: Member, first: Content, rest: Rest) -> Ready:
+        return partial(self._keep, member, self._taken_in(member, first, rest))
+
+    def _taken_in(self, member: Member, content: Content, rest: Rest | None) -> _Kept:
         model, generation = self._models[member.spec.model], generation_of(member.spec)
         if are_embeddings(content):
-            self._keep(member, _Kept(member.attempt, unpack_embeddings(content, model.device)))
-            return
-        denoising = (
-            from_bytes(model, content) if is_parcel(content) else self._loaded(member, generation, bytes(content))
-        )
+            return _Kept(member.attempt, unpack_embeddings(content, model.device))
+        if is_parcel(content):
+            denoising = _run(from_bytes, model, content, rest)
+        else:
+            denoising = self._loaded(member, generation, bytes(content))
         if denoising.generations != (generation,):
             raise GenServeError("checkpoint_mismatch", f"the latents of {member.request_id} are of another generation")
-        self._keep(member, _Kept(member.attempt, denoising.members[0].conditioning, denoising))
+        return _Kept(member.attempt, denoising.members[0].conditioning, denoising)
 
     def _loaded(self, member: Member, generation: Generation, content: bytes) -> Denoising:
         """From a checkpoint, which has no embeddings in it."""

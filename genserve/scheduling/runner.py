@@ -10,6 +10,10 @@ from genserve.scheduling import protocol as p
 
 Held = Callable[[], bytes]
 Offer = Callable[[], tuple[p.Content, ...]]
+"""The first of the pieces says how many bytes the others are."""
+Rest = Callable[[memoryview], object]
+"""Fills memory with the bytes that come next; raises OSError where they don't come."""
+Ready = Callable[[], None]
 
 
 class Runner(Protocol):
@@ -54,9 +58,15 @@ class Runner(Protocol):
         """What is held for a request, and stays: a function that serialises it, in pieces, or None if nothing is."""
 
     def restore(self, member: p.Member, content: p.Content) -> None:
-        """Hold what a checkpoint file's bytes describe.
+        """Hold what a checkpoint file's bytes, or all the pieces of an offer, describe.
 
         Raises GenServeError ``checkpoint_corrupt`` or ``checkpoint_mismatch``.
+        """
+
+    def receive(self, member: p.Member, first: p.Content, rest: Rest) -> Ready:
+        """Take an offer in, piece by piece, on any thread; it is held from when what is returned is called.
+
+        Raises as ``restore``, and whatever ``rest`` does.
         """
 
     def encode(self, members: tuple[p.Member, ...]) -> None:

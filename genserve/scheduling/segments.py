@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from typing import Any
 
 from msgspec import Struct
@@ -17,19 +17,16 @@ from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.fitting import OUT_OF_MEMORY, Fitting
-from genserve.scheduling.runner import Runner
+from genserve.scheduling.runner import Ready, Runner
 
 MAX_MESSAGE = 500
 """Characters of an error's text that go into a report."""
-
-COMING_S = 10.0
-"""How long latents on their way from another worker may take."""
 
 LASTING = ("stage_too_large",)
 """Codes of failures that another attempt would meet again."""
 
 Post = Callable[[p.AnyReport], None]
-Fetched = p.Content | Future[p.Content] | None
+Fetched = p.Content | Ready | None
 Taker = Callable[[p.Left], tuple[str, ...]]
 """Told who left early; the requests that it takes over."""
 
@@ -59,8 +56,8 @@ class Revision:
 class Assignment(Struct, frozen=True):
     """A segment about to run: the command, what may still change about it, and latents that were fetched for it.
 
-    Latents are the bytes of a checkpoint file or of another worker, which may still be on their way, None for a member
-    whose checkpoint cannot be read. ``wanted`` are the stages of the segments in the queue.
+    Latents are the bytes of a checkpoint file or of another worker, or, on their way from there, what returns when they
+    are held; None for a member whose checkpoint cannot be read. ``wanted`` are the stages of the segments in the queue.
     """
 
     command: p.RunSegment
@@ -140,11 +137,12 @@ class _SegmentRun:
         if member.request_id not in self.fetched:
             return
         content = self.fetched[member.request_id]
-        if isinstance(content, Future):
-            content = content.result(COMING_S)
         if content is None:
             raise GenServeError("checkpoint_lost", f"the checkpoint of {member.request_id} is gone or not as written")
-        self.runner.restore(member, content)
+        if callable(content):
+            content()
+        else:
+            self.runner.restore(member, content)
 
     # ── encode and decode ────────────────────────────────────────────────────────────────────────────────
 

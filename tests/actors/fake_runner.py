@@ -17,12 +17,14 @@ from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.runner import Held, Offer
+from genserve.scheduling.runner import Held, Offer, Ready, Rest
 
 Hook = Callable[[str, tuple[p.Member, ...], int], None]
 """Called before every verb with its members and the steps done; may wait, or raise what a device would raise."""
 
 MODELS = ("t2i", "t2v")
+TAIL = 10
+"""Bytes of what is offered that come apart from the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,18 @@ class FakeRunner:
 
     def offer(self, request_id: str, attempt: int) -> Offer | None:
         latents = self._find(request_id, attempt)
-        return None if latents is None else lambda: (to_bytes(latents),)
+        return None if latents is None else lambda: (to_bytes(latents)[:-TAIL], to_bytes(latents)[-TAIL:])
 
-    def restore(self, member: p.Member, content: bytes | bytearray) -> None:
+    def restore(self, member: p.Member, content: p.Content) -> None:
         latents = from_bytes(bytes(content))
         self._hook("restore", (member,), latents.step)
         self._keep(member, replace(latents, attempt=member.attempt))
+
+    def receive(self, member: p.Member, first: p.Content, rest: Rest) -> Ready:
+        tail = bytearray(TAIL)
+        rest(memoryview(tail))
+        from_bytes(bytes(first) + tail)
+        return partial(self.restore, member, bytes(first) + tail)
 
     def encode(self, members: tuple[p.Member, ...]) -> None:
         self._hook("encode", members, 0)

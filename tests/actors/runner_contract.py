@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,34 @@ class RunnerContract:
         runner.forget("r1")
         runner.restore(member, content)
         assert runner.position(runner.begin((member,))) == 1
+
+    def test_what_comes_piece_by_piece_is_held_from_when_it_is_wanted(self, runner: Runner) -> None:
+        member = self.member(seed=5)
+        batch = runner.begin((member,))
+        runner.step(batch)
+        runner.end(batch)
+        offer = runner.offer("r1", 0)
+        assert offer is not None
+        first, *others = offer()
+        rest = io.BytesIO(b"".join(others))
+        runner.forget("r1")
+        ready = runner.receive(member, first, rest.readinto)
+        assert rest.read() == b""
+        assert not runner.holds("r1", 0)
+        ready()
+        frames = self.finish(runner, runner.begin((member,)), (member,))["r1"]
+        assert np.array_equal(frames, self.pixels(runner, (member,))["r1"])
+
+    def test_pieces_that_do_not_come_raise_what_bringing_them_does(self, runner: Runner) -> None:
+        def nothing(memory: memoryview) -> None:
+            raise ConnectionResetError("the giver has gone")
+
+        runner.step(batch := runner.begin((self.member(),)))
+        runner.end(batch)
+        offer = runner.offer("r1", 0)
+        assert offer is not None
+        with pytest.raises(ConnectionResetError):
+            runner.receive(self.member(), offer()[0], nothing)
 
     def test_nothing_is_offered_of_what_is_not_held(self, runner: Runner) -> None:
         assert runner.offer("r1", 0) is None

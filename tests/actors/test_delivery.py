@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 
 from actors import delivery
-from actors.delivery import Errand, Inbox
+from actors.delivery import LEFT, Delivery, Errand, Inbox, Receive
 from actors.framework.local_runtime import LocalRuntime
 from actors.register import Register
 from actors.supply import Supply
-from genserve.diffusion.wires import LOCALHOST, call
+from genserve.diffusion.wires import HEAD, LOCALHOST, call
+from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.runner import Offer
+from genserve.scheduling.runner import Offer, Ready, Rest
 from tests.actors.fake_runner import FakeRunner
 from tests.actors.test_segments import a_member
 
@@ -27,8 +28,15 @@ NAME = "worker-1/x"
 LIMIT_S = 10.0
 
 
-def on_a_loop(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, LIMIT_S))
+def on_a_loop(test: Callable[[Inbox], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        inbox = Inbox()
+        try:
+            await test(inbox)
+        finally:
+            await inbox.close()
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT_S))
 
 
 def a_giver(*request_ids: str) -> FakeRunner:
@@ -42,69 +50,121 @@ async def an_errand(port: int, runner: FakeRunner, *request_ids: str, is_open: b
     return Errand(wish, runner, await asyncio.to_thread(partial(call, port, NAME)))
 
 
-async def whole(content: Future[p.Content]) -> p.Content:
-    return await asyncio.wrap_future(content)
+def into(runner: FakeRunner, *request_ids: str) -> Receive:
+    return lambda number, *come: runner.receive(a_member(request_ids[number]), *come)
 
 
-def test_what_is_given_comes_whole_and_aligned_and_is_given_up() -> None:
-    async def test() -> None:
-        inbox, giver = Inbox(), a_giver("r1", "r2", "r3")
-        with inbox.expecting(NAME) as coming:
-            errand = await an_errand(await inbox.open(), giver, "r1", "r2", "r3", "r4")
+async def give(errand: Errand, left: p.Left | None, coming: asyncio.Future[Delivery]) -> tuple[Delivery, Any]:
+    """All that is due, taken in; what was delivered and the giver's answer."""
+    answer = asyncio.create_task(asyncio.to_thread(errand.finish, left))
+    delivery = await coming
+    with contextlib.suppress(OSError, GenServeError):
+        await asyncio.to_thread(delivery.take_in)
+    return delivery, await answer
+
+
+def test_what_is_given_comes_whole_and_is_given_up() -> None:
+    async def test(inbox: Inbox) -> None:
+        giver, taker = a_giver("r1", "r2", "r3"), FakeRunner()
+        with inbox.expecting(NAME, into(taker, "r1", "r2", "r3", "r4")) as coming:
+            errand = await an_errand(inbox.open(), giver, "r1", "r2", "r3", "r4")
             held = giver.offer("r3", 0)
-            answer = await asyncio.to_thread(errand.finish, p.Left(gone=("r2",)))
-            left, contents = await coming
-        assert left == p.Left(gone=("r2",))
-        assert sorted(contents) == [0, 2], "the second has left, the fourth is not held"
-        third = await whole(contents[2])
+            delivery, answer = await give(errand, p.Left(gone=("r2",)), coming)
+        assert (delivery.left, delivery.numbers) == (p.Left(gone=("r2",)), (0, 2)), (
+            "the second has left, the fourth is not held"
+        )
+        delivery.hold(2)
+        assert [taker.holds(r, 0) for r in ("r1", "r3")] == [False, True]
+        again = taker.offer("r3", 0)
         assert held is not None
-        assert bytes(third) == b"".join(held())
-        assert np.frombuffer(third, dtype=np.uint8).ctypes.data % 64 == 0
+        assert again is not None
+        assert again() == held()
         assert answer is None
         assert [giver.holds(r, 0) for r in ("r1", "r2", "r3")] == [False, True, False]
-        await inbox.close()
 
-    on_a_loop(test())
+    on_a_loop(test)
 
 
 def test_an_open_segment_gets_only_those_who_stopped() -> None:
-    async def test() -> None:
-        inbox, giver = Inbox(), a_giver("r1", "r2")
-        with inbox.expecting(NAME) as coming:
-            errand = await an_errand(await inbox.open(), giver, "r1", "r2", is_open=True)
-            assert await asyncio.to_thread(errand.send, p.Left(stopped=("r1",))) == ("r1",)
-            assert await asyncio.to_thread(errand.finish, p.Left(stopped=("r1",))) is None
-            _, contents = await coming
-        assert list(contents) == [0]
+    async def test(inbox: Inbox) -> None:
+        giver, left = a_giver("r1", "r2"), p.Left(stopped=("r1",))
+        with inbox.expecting(NAME, into(FakeRunner(), "r1", "r2")) as coming:
+            errand = await an_errand(inbox.open(), giver, "r1", "r2", is_open=True)
+            assert await asyncio.to_thread(errand.send, left) == ("r1",)
+            delivery, answer = await give(errand, left, coming)
+        assert (delivery.left, delivery.numbers) == (left, (0,))
+        assert answer is None
         assert giver.holds("r2", 0)
-        await inbox.close()
 
-    on_a_loop(test())
+    on_a_loop(test)
+
+
+def test_whoever_needs_one_gets_it_while_the_others_are_still_to_come() -> None:
+    async def test(inbox: Inbox) -> None:
+        giver, taker = a_giver("r1", "r2"), FakeRunner()
+        with inbox.expecting(NAME, into(taker, "r1", "r2")) as coming:
+            errand = await an_errand(inbox.open(), giver, "r1", "r2")
+            await asyncio.to_thread(errand.send, p.Left())
+            delivery = await coming
+        await asyncio.to_thread(delivery.hold, 0)
+        assert [taker.holds(r, 0) for r in ("r1", "r2")] == [True, False]
+        assert giver.holds("r1", 0), "until everything has come"
+        await asyncio.to_thread(delivery.take_in)
+        assert await asyncio.to_thread(errand.finish, p.Left()) is None
+        assert not giver.holds("r1", 0)
+
+    on_a_loop(test)
+
+
+def test_who_gives_has_room_again_as_soon_as_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "SETTLE_S", LIMIT_S)
+
+    async def test(inbox: Inbox) -> None:
+        giver = a_giver("r1")
+        with inbox.expecting(NAME, into(FakeRunner(), "r1")) as coming:
+            errand = await an_errand(inbox.open(), giver, "r1")
+            sent = asyncio.create_task(asyncio.to_thread(errand.send, p.Left()))
+            await asyncio.to_thread((await coming).take_in)
+        assert await sent == ("r1",)
+        assert not giver.holds("r1", 0)
+
+    on_a_loop(test)
+
+
+def test_a_taker_that_dies_takes_nothing_over() -> None:
+    async def test(inbox: Inbox) -> None:
+        giver = a_giver("r1")
+        with inbox.expecting(NAME, into(FakeRunner(), "r1")):
+            errand = await an_errand(inbox.open(), giver, "r1")
+        await inbox.close()
+        assert await asyncio.to_thread(errand.send, p.Left()) == ()
+        assert giver.holds("r1", 0)
+
+    on_a_loop(test)
 
 
 def test_of_a_segment_that_will_not_run_nothing_is_given() -> None:
-    async def test() -> None:
-        inbox, giver = Inbox(), a_giver("r1")
-        with inbox.expecting(NAME) as coming:
-            errand = await an_errand(await inbox.open(), giver, "r1")
-            await asyncio.to_thread(errand.finish, None)
-            assert await coming == (None, {})
+    async def test(inbox: Inbox) -> None:
+        giver = a_giver("r1")
+        with inbox.expecting(NAME, into(FakeRunner(), "r1")) as coming:
+            errand = await an_errand(inbox.open(), giver, "r1")
+            delivery, answer = await give(errand, None, coming)
+        assert (delivery.left, delivery.numbers) == (None, ())
+        assert answer is None
         assert giver.holds("r1", 0)
-        await inbox.close()
 
-    on_a_loop(test())
+    on_a_loop(test)
 
 
 def test_what_nobody_expects_any_more_stays_where_it_is() -> None:
-    async def test() -> None:
-        inbox, giver = Inbox(), a_giver("r1")
-        with inbox.expecting(NAME):
-            errand = await an_errand(await inbox.open(), giver, "r1")
+    async def test(inbox: Inbox) -> None:
+        giver = a_giver("r1")
+        with inbox.expecting(NAME, into(FakeRunner(), "r1")):
+            errand = await an_errand(inbox.open(), giver, "r1")
         assert await asyncio.to_thread(errand.finish, p.Left()) == p.HandedOver(p.Left())
         assert giver.holds("r1", 0)
-        await inbox.close()
 
-    on_a_loop(test())
+    on_a_loop(test)
 
 
 class Halfway(FakeRunner):
@@ -118,20 +178,19 @@ class Halfway(FakeRunner):
 
 
 def test_a_giver_that_breaks_off_keeps_what_it_has_and_lets_the_taker_know() -> None:
-    async def test() -> None:
-        inbox, giver = Inbox(), Halfway()
+    async def test(inbox: Inbox) -> None:
+        giver = Halfway()
         giver.encode((a_member("r1"),))
-        with inbox.expecting(NAME) as coming:
-            errand = await an_errand(await inbox.open(), giver, "r1")
+        with inbox.expecting(NAME, into(FakeRunner(), "r1")) as coming:
+            errand = await an_errand(inbox.open(), giver, "r1")
             assert await asyncio.to_thread(errand.send, p.Left()) == ()
-            assert await asyncio.to_thread(errand.finish, p.Left()) == p.HandedOver(p.Left())
-            _, contents = await coming
-        with pytest.raises(ConnectionResetError):
-            await whole(contents[0])
+            delivery, answer = await give(errand, p.Left(), coming)
+        assert answer == p.HandedOver(p.Left())
+        with pytest.raises(OSError, match=r"closed|reset"):
+            await asyncio.to_thread(delivery.hold, 0)
         assert giver.holds("r1", 0)
-        await inbox.close()
 
-    on_a_loop(test())
+    on_a_loop(test)
 
 
 def test_without_a_wire_it_is_in_the_answer() -> None:
@@ -149,7 +208,7 @@ def test_without_a_wire_it_is_in_the_answer() -> None:
 def test_who_cannot_be_called_gets_it_in_the_answer(node: str) -> None:
     """For want of a way there: the wish comes from another machine, or nobody listens at its port."""
 
-    async def test() -> None:
+    async def test(inbox: Inbox) -> None:
         giver = a_giver("r1")
         with socket.create_server((LOCALHOST, 0)) as gone:
             port = gone.getsockname()[1]
@@ -160,34 +219,64 @@ def test_who_cannot_be_called_gets_it_in_the_answer(node: str) -> None:
         assert list(answer.contents) == ["r1"]
         assert not giver.holds("r1", 0)
 
-    on_a_loop(test())
+    on_a_loop(test)
+
+
+def test_what_cannot_be_taken_in_stays_where_it_is() -> None:
+    async def test(inbox: Inbox) -> None:
+        giver = a_giver("r1", "r2")
+
+        def refuse(number: int, first: p.Content, rest: Rest) -> Ready:
+            raise GenServeError("checkpoint_mismatch", "of another model")
+
+        with inbox.expecting(NAME, refuse) as coming:
+            errand = await an_errand(inbox.open(), giver, "r1", "r2")
+            answer = asyncio.create_task(asyncio.to_thread(errand.finish, p.Left()))
+            delivery = await coming
+            with pytest.raises(GenServeError, match="of another model"):
+                await asyncio.to_thread(delivery.hold, 0)
+        with pytest.raises(OSError, match=r"closed|reset"):
+            await asyncio.to_thread(delivery.hold, 1)
+        assert await answer == p.HandedOver(p.Left())
+        assert giver.holds("r1", 0)
+
+    on_a_loop(test)
 
 
 def test_more_calls_than_can_be_meant_are_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "MAX_CALLS", 1)
 
-    async def test() -> None:
-        inbox = Inbox()
-        port = await inbox.open()
+    async def test(inbox: Inbox) -> None:
+        port = inbox.open()
         with socket.create_connection((LOCALHOST, port)), socket.create_connection((LOCALHOST, port)) as second:
             second.settimeout(LIMIT_S)
             assert await asyncio.to_thread(second.recv, 1) == b""
-            await inbox.close()
 
-    on_a_loop(test())
+    on_a_loop(test)
 
 
-@pytest.mark.parametrize("said", [b"\x05\x00wrong", b"\xff\xff", b"\x0a\x00" + NAME.encode() + b"\xff" * 40])
+@pytest.mark.parametrize("said", [b"\x05\x00wrong", b"\xff\xff"])
 def test_a_stranger_gets_no_further_than_a_name_and_disturbs_nobody(said: bytes) -> None:
-    async def test() -> None:
-        inbox, giver = Inbox(), a_giver("r1")
-        port = await inbox.open()
-        with inbox.expecting("worker-1/y"), inbox.expecting(NAME) as coming:
+    async def test(inbox: Inbox) -> None:
+        port = inbox.open()
+        with inbox.expecting(NAME, into(FakeRunner(), "r1")) as coming:
             with socket.create_connection((LOCALHOST, port)) as stranger:
                 await asyncio.to_thread(stranger.sendall, said)
-            assert not coming.done()
-            errand = await an_errand(port, giver, "r1")
-            assert await asyncio.to_thread(errand.finish, p.Left()) is None
-        await inbox.close()
+            errand = await an_errand(port, a_giver("r1"), "r1")
+            _, answer = await give(errand, p.Left(), coming)
+        assert answer is None
 
-    on_a_loop(test())
+    on_a_loop(test)
+
+
+@pytest.mark.parametrize("said", [HEAD.pack(LEFT, -1), HEAD.pack(LEFT, 1 << 40), HEAD.pack(LEFT, 2) + b"\xff\xff"])
+def test_words_that_make_no_sense_are_the_end_of_a_delivery(said: bytes) -> None:
+    async def test(inbox: Inbox) -> None:
+        with inbox.expecting(NAME, into(FakeRunner(), "r1")) as coming:
+            wire = await asyncio.to_thread(call, inbox.open(), NAME)
+            await asyncio.to_thread(wire.send_buffer, memoryview(said))
+            with pytest.raises(OSError, match=r"closed|reset"):
+                await asyncio.to_thread(wire.receive, LIMIT_S)
+            assert not coming.done()
+
+    on_a_loop(test)

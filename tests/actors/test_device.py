@@ -30,6 +30,13 @@ class TestDevice(RunnerContract):
             device.forget(request_id)
         return device
 
+    @pytest.fixture(autouse=True)
+    def in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As with latents of a real size."""
+        from genserve.diffusion import parallel_buffers
+
+        monkeypatch.setattr(parallel_buffers, "LARGE", 1 << 8)
+
     def spec(self, request_id: str, **changes: Any) -> RequestSpec:
         fields = {"model": "tiny-sd3", "shape": Shape(32, 32), "prompt": "a fox", "guidance_scale": 4.0}
         return an_image(request_id, **{**fields, **changes})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import io
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -152,16 +152,17 @@ def test_latents_on_their_way_are_waited_for() -> None:
     giver.run(Stage.DENOISE, a_member(steps=5))
     offer = giver.runner.offer("r1", 0)
     assert offer is not None
-    coming: Future[p.Content] = Future()
-    threading.Timer(0.1, coming.set_result, offer()).start()
+    first, *others = offer()
+    coming = taker.runner.receive(a_member(steps=5), first, io.BytesIO(b"".join(others)).readinto)
     began = taker.run(Stage.DENOISE, a_member(steps=5), from_step=None, after="s0", fetched={"r1": coming})[0]
     assert isinstance(began, p.Began)
     assert began.from_step == 2
 
 
 def test_latents_that_set_out_and_never_come_are_lost() -> None:
-    coming: Future[p.Content] = Future()
-    coming.set_exception(ConnectionResetError("the giver has gone"))
+    def coming() -> None:
+        raise ConnectionResetError("the giver has gone")
+
     (failed,) = Bench().run(Stage.DENOISE, a_member(), from_step=None, after="s0", fetched={"r1": coming})
     assert isinstance(failed, p.Failed)
     assert failed.code == "latents_lost"
