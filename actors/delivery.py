@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from genserve.diffusion.wires import BUSY_S, HEAD, LOCALHOST, NAME, SEND_S, Wire
+from genserve.diffusion.wires import BUSY_S, HEAD, LOCALHOST, NAME, SEND_S, Fill, Wire
 from genserve.scheduling import protocol as p
-from genserve.scheduling.runner import Offer, Ready, Rest, Runner
+from genserve.scheduling.runner import Offer, Ready, Runner
 from observability.logging import get_logger
 
-Receive = Callable[[int, p.Content, Rest], Ready]
+Receive = Callable[[int, p.Content, Fill], Ready]
 """Takes in what comes, by its number in the wish: the first piece, and where the others come from."""
 
 BEGINNING = tuple[p.Left | None, tuple[int, ...]]

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -138,7 +139,7 @@ class Supply:
         with self._inbox.expecting(name, lambda number, *come: runner.receive(members[number], *come)) as delivery:
             wish = replace(wish, node=self._node, port=self._inbox.open(), name=name)
             asking = asyncio.ensure_future(self._runtime.find(holder).ask("hand_over", wish))
-            asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+            asking.add_done_callback(_overlook)
             await asyncio.wait({delivery, asking}, return_when=asyncio.FIRST_COMPLETED)
             if not delivery.done() and (answered := asking.result()) is not None:
                 return answered  # type: ignore[no-any-return]
@@ -149,7 +150,7 @@ class Supply:
         if delivery.has_come:
             return
         taking = asyncio.get_running_loop().run_in_executor(None, delivery.take_in)
-        taking.add_done_callback(lambda taken: taken.cancelled() or taken.exception())
+        taking.add_done_callback(_overlook)
 
     # ── giving ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,6 +186,12 @@ def _contents(given: Delivery | p.HandedOver, members: tuple[p.Member, ...]) -> 
 
 def _names(members: Iterable[p.Member]) -> tuple[tuple[str, int], ...]:
     return tuple((member.request_id, member.attempt) for member in members)
+
+
+def _overlook(done: asyncio.Future[Any]) -> None:
+    """What went wrong there, somebody else meets."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _note(what: str, error: Exception) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,7 +34,7 @@ from genserve.diffusion.parallel_buffers import (
     views_of,
 )
 from genserve.diffusion.parallel_world import Group
-from genserve.diffusion.wires import Buffer
+from genserve.diffusion.wires import Buffer, Fill
 from genserve.errors import CallerError, InvariantBroken
 
 MAGIC = b"GSPARCEL"
@@ -45,8 +45,6 @@ PARCEL = 1
 TENSOR, ARRAY, GENERATOR, DTYPE = range(4)
 
 Plain = dict[str, Any]
-Fill = Callable[[memoryview], Any]
-"""Puts the bytes that come next into memory, as many as there is room for; raises OSError where they don't come."""
 
 
 class Header(msgspec.Struct, frozen=True):

@@ -12,8 +12,11 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 
 Buffer = bytes | bytearray | memoryview
+Fill = Callable[[memoryview], object]
+"""Puts the bytes that come next into memory, as many as there is room for; raises OSError where they don't come."""
 LOCALHOST = "127.0.0.1"
 HEAD = struct.Struct("<qq")
 """Ahead of a word: what it is, and how many bytes follow."""

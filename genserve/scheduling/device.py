@@ -21,13 +21,14 @@ from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_parts
 from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
+from genserve.diffusion.wires import Fill
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling.peers import Peers
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.protocol import Content, Member, World
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.runner import Held, Offer, Ready, Rest
+from genserve.scheduling.runner import Held, Offer, Ready
 from genserve.scheduling.shelf import ModelShelf
 
 P = ParamSpec("P")
@@ -136,10 +137,10 @@ class Device:
     def restore(self, member: Member, content: Content) -> None:
         self._keep(member, self._taken_in(member, content, None))
 
-    def receive(self, member: Member, first: Content, rest: Rest) -> Ready:
+    def receive(self, member: Member, first: Content, rest: Fill) -> Ready:
         return partial(self._keep, member, self._taken_in(member, first, rest))
 
-    def _taken_in(self, member: Member, content: Content, rest: Rest | None) -> _Kept:
+    def _taken_in(self, member: Member, content: Content, rest: Fill | None) -> _Kept:
         model, generation = self._models[member.spec.model], generation_of(member.spec)
         if are_embeddings(content):
             return _Kept(member.attempt, unpack_embeddings(content, model.device))

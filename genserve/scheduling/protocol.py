@@ -12,9 +12,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from genserve.diffusion.wires import Buffer
 from genserve.domain.request import Checkpoint, RequestSpec, Stage
 
-Content = bytes | bytearray | memoryview
+Content = Buffer
 """Embeddings or latents, as one worker gives them to another or as a checkpoint file has them."""
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from genserve.diffusion.wires import Fill
 from genserve.domain.request import Stage
 from genserve.scheduling import protocol as p
 
 Held = Callable[[], bytes]
 Offer = Callable[[], tuple[p.Content, ...]]
 """The first of the pieces says how many bytes the others are."""
-Rest = Callable[[memoryview], object]
-"""Fills memory with the bytes that come next; raises OSError where they don't come."""
 Ready = Callable[[], None]
 
 
@@ -63,7 +62,7 @@ class Runner(Protocol):
         Raises GenServeError ``checkpoint_corrupt`` or ``checkpoint_mismatch``.
         """
 
-    def receive(self, member: p.Member, first: p.Content, rest: Rest) -> Ready:
+    def receive(self, member: p.Member, first: p.Content, rest: Fill) -> Ready:
         """Take an offer in, piece by piece, on any thread; it is held from when what is returned is called.
 
         Raises as ``restore``, and whatever ``rest`` does.

@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from genserve.diffusion.wires import Fill
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.runner import Held, Offer, Ready, Rest
+from genserve.scheduling.runner import Held, Offer, Ready
 
 Hook = Callable[[str, tuple[p.Member, ...], int], None]
 """Called before every verb with its members and the steps done; may wait, or raise what a device would raise."""
@@ -125,7 +126,7 @@ class FakeRunner:
         self._hook("restore", (member,), latents.step)
         self._keep(member, replace(latents, attempt=member.attempt))
 
-    def receive(self, member: p.Member, first: p.Content, rest: Rest) -> Ready:
+    def receive(self, member: p.Member, first: p.Content, rest: Fill) -> Ready:
         tail = bytearray(TAIL)
         rest(memoryview(tail))
         from_bytes(bytes(first) + tail)

@@ -126,25 +126,15 @@ class RunnerContract:
 
     def test_what_is_offered_stays_and_goes_on_elsewhere(self, runner: Runner) -> None:
         member = self.member(seed=5)
-        batch = runner.begin((member,))
-        runner.step(batch)
-        runner.end(batch)
-        held = runner.offer("r1", 0)
-        assert held is not None
+        content = bytearray().join(self.offered(runner, member))
         assert runner.holds("r1", 0)
-        content = bytearray().join(held())
         runner.forget("r1")
         runner.restore(member, content)
         assert runner.position(runner.begin((member,))) == 1
 
     def test_what_comes_piece_by_piece_is_held_from_when_it_is_wanted(self, runner: Runner) -> None:
         member = self.member(seed=5)
-        batch = runner.begin((member,))
-        runner.step(batch)
-        runner.end(batch)
-        offer = runner.offer("r1", 0)
-        assert offer is not None
-        first, *others = offer()
+        first, *others = self.offered(runner, member)
         rest = io.BytesIO(b"".join(others))
         runner.forget("r1")
         ready = runner.receive(member, first, rest.readinto)
@@ -158,12 +148,9 @@ class RunnerContract:
         def nothing(memory: memoryview) -> None:
             raise ConnectionResetError("the giver has gone")
 
-        runner.step(batch := runner.begin((self.member(),)))
-        runner.end(batch)
-        offer = runner.offer("r1", 0)
-        assert offer is not None
+        first, *_ = self.offered(runner, self.member())
         with pytest.raises(ConnectionResetError):
-            runner.receive(self.member(), offer()[0], nothing)
+            runner.receive(self.member(), first, nothing)
 
     def test_nothing_is_offered_of_what_is_not_held(self, runner: Runner) -> None:
         assert runner.offer("r1", 0) is None
@@ -185,6 +172,15 @@ class RunnerContract:
         assert np.array_equal(self.finish(runner, batch, (member,))["r1"], self.pixels(runner, (member,))["r1"])
 
     # ── helpers ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def offered(self, runner: Runner, member: p.Member) -> tuple[p.Content, ...]:
+        """What is offered of it after its first step, piece by piece."""
+        batch = runner.begin((member,))
+        runner.step(batch)
+        runner.end(batch)
+        offer = runner.offer(member.request_id, member.attempt)
+        assert offer is not None
+        return offer()
 
     def are_alike(self, a: Any, b: Any) -> bool:
         """Equal, up to one grey level where a batch adds in another order."""

@@ -17,10 +17,10 @@ from actors.delivery import LEFT, Delivery, Errand, Inbox, Receive
 from actors.framework.local_runtime import LocalRuntime
 from actors.register import Register
 from actors.supply import Supply
-from genserve.diffusion.wires import HEAD, LOCALHOST, call
+from genserve.diffusion.wires import HEAD, LOCALHOST, Fill, call
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.runner import Offer, Ready, Rest
+from genserve.scheduling.runner import Offer, Ready
 from tests.actors.fake_runner import FakeRunner
 from tests.actors.test_segments import a_member
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_taken_in_stays_where_it_is() -> None:
     async def test(inbox: Inbox) -> None:
         giver = a_giver("r1", "r2")
 
-        def refuse(number: int, first: p.Content, rest: Rest) -> Ready:
+        def refuse(number: int, first: p.Content, rest: Fill) -> Ready:
             raise GenServeError("checkpoint_mismatch", "of another model")
 
         with inbox.expecting(NAME, refuse) as coming:
@@ -255,13 +255,15 @@ def test_more_calls_than_can_be_meant_are_hung_up(monkeypatch: pytest.MonkeyPatc
     on_a_loop(test)
 
 
-@pytest.mark.parametrize("said", [b"\x05\x00wrong", b"\xff\xff"])
+@pytest.mark.parametrize("said", [b"\x05\x00wrong", b"\xff\xff", b"\x0a\x00" + NAME.encode() + b"\xff" * 40])
 def test_a_stranger_gets_no_further_than_a_name_and_disturbs_nobody(said: bytes) -> None:
     async def test(inbox: Inbox) -> None:
         port = inbox.open()
-        with inbox.expecting(NAME, into(FakeRunner(), "r1")) as coming:
+        taker = into(FakeRunner(), "r1")
+        with inbox.expecting("worker-1/y", taker), inbox.expecting(NAME, taker) as coming:
             with socket.create_connection((LOCALHOST, port)) as stranger:
                 await asyncio.to_thread(stranger.sendall, said)
+            assert not coming.done()
             errand = await an_errand(port, a_giver("r1"), "r1")
             _, answer = await give(errand, p.Left(), coming)
         assert answer is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -153,7 +154,13 @@ def test_latents_on_their_way_are_waited_for() -> None:
     offer = giver.runner.offer("r1", 0)
     assert offer is not None
     first, *others = offer()
-    coming = taker.runner.receive(a_member(steps=5), first, io.BytesIO(b"".join(others)).readinto)
+    arrived = threading.Event()
+    threading.Timer(0.1, arrived.set).start()
+
+    def coming() -> None:
+        assert arrived.wait(10)
+        taker.runner.receive(a_member(steps=5), first, io.BytesIO(b"".join(others)).readinto)()
+
     began = taker.run(Stage.DENOISE, a_member(steps=5), from_step=None, after="s0", fetched={"r1": coming})[0]
     assert isinstance(began, p.Began)
     assert began.from_step == 2
