@@ -14,7 +14,7 @@ from actors.framework.ray_cluster import count_gpus, join_cluster, start_cluster
 from actors.framework.ray_runtime import RayRuntime
 from actors.framework.runtime import Ref, UnreachableError
 from actors.plant import make_scheduler
-from actors.preflight import check_backend, check_settings, check_workers
+from actors.preflight import check_settings, check_workers
 from actors.scheduler import NAME
 from actors.serving import Serving
 from actors.watch import WATCH_S, Say, refuse_watched, watch_once
@@ -92,7 +92,7 @@ class Cell:
         self._name = take_name(cluster.name)
         gpus = count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or gpus or LOGICAL_WORKERS
-        check_workers(self.settings, workers)
+        check_workers(self.settings, workers, gpus=gpus)
         return workers, 1.0 if gpus else 0.0
 
     async def _make_room(self) -> None:
@@ -111,8 +111,7 @@ class Cell:
         cluster = self.settings.cluster
         real = _count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or real or LOGICAL_WORKERS
-        check_workers(self.settings, workers)
-        check_backend(self.settings, gpus=real)
+        check_workers(self.settings, workers, gpus=real)
         start_cluster(gpus=max(real, workers))
         return workers, 1.0
 
@@ -126,9 +125,9 @@ def _with_costs(settings: Settings) -> Settings:
 
 def _count_gpus() -> int:
     """Devices that PyTorch sees; only asked here, in a process that does nothing else."""
-    import torch
+    from genserve.diffusion.accelerator import count_gpus
 
-    return torch.cuda.device_count()
+    return count_gpus()
 
 
 async def serve_forever(settings: Settings, say: Say) -> None:

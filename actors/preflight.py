@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 
 from actors.verdicts import parameters_of
-from genserve.config import Http, Settings
+from genserve.config import Cluster, Http, Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import CallerError
 from genserve.journal.urls import MEMORY, parse_url
@@ -33,18 +33,24 @@ def check_settings(settings: Settings) -> None:
         check_port(settings.http)
 
 
-def check_workers(settings: Settings, workers: int) -> None:
-    """Whether the placement is about so many workers and the models there are; raises CallerError."""
+def check_workers(settings: Settings, workers: int, *, gpus: int) -> None:
+    """Whether so many workers can do on so many GPUs (0: on CPUs) what the settings ask of them; raises CallerError."""
+    cluster = settings.cluster
+    _check_gpus(cluster, workers, gpus)
+    if not gpus and cluster.parallel_backend != "ulysses":
+        message = f"cluster.parallel_backend: {cluster.parallel_backend} runs on GPUs only, and there are none"
+        raise CallerError("backend_unavailable", f"{message}; use ulysses")
     names = [f"worker-{index}" for index in range(workers)]
-    check_placement(settings.cluster.placement, workers=names, models=Catalog.load(settings.catalog).names)
+    check_placement(cluster.placement, workers=names, models=Catalog.load(settings.catalog).names)
 
 
-def check_backend(settings: Settings, *, gpus: int) -> None:
-    """Whether workers can share steps as the settings say; raises CallerError ``backend_unavailable``."""
-    backend = settings.cluster.parallel_backend
-    if not gpus and backend != "ulysses":
-        message = f"cluster.parallel_backend: {backend} runs on GPUs only, and there are none; use ulysses"
-        raise CallerError("backend_unavailable", message)
+def _check_gpus(cluster: Cluster, workers: int, gpus: int) -> None:
+    """A worker beyond the last GPU would start, find none, and run on the CPU beside the others."""
+    if cluster.device == "cuda" and not gpus:
+        raise CallerError("invalid_config", "cluster.device: cuda, but there is no GPU here; use auto or cpu")
+    if gpus and workers > gpus:
+        message = f"cluster.workers: {workers} workers take a GPU each, and there are {gpus}"
+        raise CallerError("invalid_config", f"{message}; use at most {gpus}, or cluster.device cpu")
 
 
 def check_port(http: Http) -> None:

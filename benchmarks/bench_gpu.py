@@ -25,6 +25,7 @@ import msgspec
 import torch
 
 from benchmarks.gpu_parts import Part, batching_limit, measure
+from genserve.diffusion.accelerator import pick_place
 from genserve.diffusion.build import build_models
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.full_size import build_full_size, full_size_catalog
@@ -33,13 +34,12 @@ from genserve.diffusion.model import DiffusionModel
 from genserve.domain.costs import Prices
 from genserve.profile.run import PACKAGES, device_name
 from genserve.profile.table import Profile, spread_of, stages_of
-from genserve.scheduling.device import pick_device
 from genserve.scheduling.files import write_durably
 
 
 def main() -> int:
     options = _options()
-    device = pick_device(options.device)
+    device = pick_place(options.device)
     if device == "cpu" and options.device == "auto":
         print("no GPU here, nothing measured; --device cpu --model tiny-sd3 measures a small model on the CPU")
         return 0

@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import torch
 
+from genserve.diffusion.accelerator import is_accelerator, module_of
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import snapshot
@@ -45,16 +46,17 @@ def weights(model: DiffusionModel) -> dict[str, int]:
 
 def peaks(model: DiffusionModel, shape: Shape) -> dict[str, int]:
     """What a device has allocated at most during each stage, all weights included; nothing for a CPU."""
-    if model.device.type == "cpu":
+    if not is_accelerator(model.device):
         return {}
     generation = _generation(shape, steps=2)
     peaks = {}
-    torch.accelerator.reset_peak_memory_stats(model.device)
+    memory = module_of(model.device)
+    memory.reset_peak_memory_stats(model.device)
 
     def note(stage: Stage) -> None:
         model.synchronize()
-        peaks[str(stage)] = int(torch.accelerator.max_memory_allocated(model.device))
-        torch.accelerator.reset_peak_memory_stats(model.device)
+        peaks[str(stage)] = int(memory.max_memory_allocated(model.device))
+        memory.reset_peak_memory_stats(model.device)
 
     conditioning = model.encode([generation])
     note(Stage.ENCODE)

@@ -16,6 +16,7 @@ import torch
 from msgspec import Struct
 
 from benchmarks.gpu_costs import copies, loops, peaks, weights
+from genserve.diffusion.accelerator import Place, give_back
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.model import DiffusionModel
 from genserve.domain.request import Shape, Stage
@@ -77,7 +78,7 @@ def measure(model: DiffusionModel, part: Part, *, until: float, keep: Callable[[
     for field, work in wanted:
         if not getattr(part, field) and field not in part.refused and time.monotonic() < until:
             print(f"{entry.name}: {field}", flush=True)
-            found, refusal = _tried(work)
+            found, refusal = _tried(work, model.device)
             refused = {**part.refused, **({field: refusal} if refusal else {})}
             part = msgspec.structs.replace(part, **{field: found or {}, "refused": refused})
             keep(part)
@@ -120,7 +121,7 @@ def _time_all(meter: Meter, model: DiffusionModel, part: Part, *, until: float, 
     while left and time.monotonic() < until:
         task = left.pop(0)
         print(task, flush=True)
-        times, refusal = _tried(lambda task=task: _times(meter, task))
+        times, refusal = _tried(lambda task=task: _times(meter, task), model.device)
         if refusal:
             part = msgspec.structs.replace(part, refused={**part.refused, str(task): refusal})
         else:
@@ -135,12 +136,12 @@ def _times(meter: Meter, task: Task) -> tuple[int, ...]:
     return meter.time(task, ("gpu",), 7) if max(first) < QUICK_US else first
 
 
-def _tried(work: Callable[[], Any]) -> tuple[Any, str]:
+def _tried(work: Callable[[], Any], place: Place) -> tuple[Any, str]:
     """The work's result, or why there is none: no room, or an error with a code."""
     try:
         return work(), ""
     except torch.OutOfMemoryError:
-        torch.accelerator.empty_cache()
+        give_back(place)
         return None, "out_of_memory"
     except GenServeError as error:
         return None, f"{error.code}: {error.message}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,18 @@ def models_dir(pytestconfig: pytest.Config) -> Path:
     directory = cache.mkdir(f"models-diffusers-{version('diffusers')}-transformers-{version('transformers')}")
     build_models(directory, Catalog.load())
     return directory
+
+
+@pytest.fixture(scope="module", params=["fake", "real"] if shutil.which("nvidia-smi") else ["fake"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The place of a GPU that is not there; where there is a real one, every test is run on that one too."""
+    if request.param == "real":
+        yield "cuda:0"
+        return
+    from tests import fake_gpu
+
+    with fake_gpu.present() as place:
+        yield place
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,10 +20,10 @@ def profile(
     *,
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="Only these shapes, as WIDTHxHEIGHT or WxHxFRAMES.")] = None,
-    degree: Annotated[list[int] | None, typer.Option(help="Sequence-parallel degrees; one process each.")] = None,
+    degree: Annotated[list[int] | None, typer.Option(help="Sequence-parallel degrees, by default 1 and 2.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes of images.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="How often each thing is timed.")] = 7,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="On what.")] = "auto",
     name: Annotated[str, typer.Option(help="The table's name.")] = "",
     models_dir: Annotated[Path | None, typer.Option(help="Checkpoints; by default as in the settings.")] = None,
     from_log: Annotated[
@@ -46,8 +46,9 @@ def profile(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from genserve.config import load_settings
+    from genserve.diffusion.accelerator import count_gpus, pick_place
     from genserve.diffusion.catalog import Catalog
-    from genserve.profile.plan import tasks_of
+    from genserve.profile.plan import degrees_of, tasks_of
     from genserve.profile.run import Meters
     from genserve.profile.run import profile as measure
 
@@ -56,7 +57,8 @@ def profile(
     entries = [e for e in catalog.models if e.folder(folder).is_dir() and (not model or e.name in model)]
     if not entries:
         raise CallerError("checkpoint_not_found", f"no checkpoint of the catalog is in {folder}", "models_dir")
-    degrees, place = tuple(degree or (1, 2)), _place(device)
+    kind = pick_place(device).split(":")[0]
+    degrees = degrees_of(degree or (), gpus=count_gpus() if kind == "cuda" else None)
     tasks = list(
         tasks_of(entries, degrees=degrees, batches=tuple(batch or (2, 4)), shapes=[_shape(s) for s in size or ()])
     )
@@ -64,13 +66,13 @@ def profile(
     threads = settings.cluster.threads_per_worker
     with (
         Progress(*columns, console=Console(stderr=True)) as bar,
-        Meters(max(degrees), catalog, folder, device=place, threads=threads) as meters,
+        Meters(max(degrees), catalog, folder, device=kind, threads=threads) as meters,
     ):
         line = bar.add_task("loading models", total=len(tasks))
         table = measure(
             tasks,
             meters,
-            name=name or f"measured on {place}",
+            name=name or f"measured on {kind}",
             repeats=repeats,
             progress=lambda task: bar.update(line, advance=1, description=str(task)),
         )
@@ -89,14 +91,6 @@ def _take_from_log(database: str, out: Path, name: str) -> None:
         raise CallerError("nothing_recorded", f"nothing was run or priced in {database}")
     out.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
     typer.echo(f"{len(table.stages)} costs out of the log in {out}")
-
-
-def _place(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _shape(text: str) -> Shape:

@@ -65,7 +65,7 @@ def build_full_size(entry: ModelEntry, device: torch.device | str) -> DiffusionM
         parts = {name: _build(name, component, entry, device) for name, component in components_of(entry.name).items()}
         pipeline.update_components(**parts, **_tokenizers(parts))
     fingerprint = hashlib.sha256(msgspec.json.encode(components_of(entry.name), order="deterministic")).hexdigest()
-    return DiffusionModel(entry, pipeline, split_stages(pipeline), fingerprint=fingerprint)
+    return DiffusionModel(entry, pipeline, split_stages(pipeline), device=device, fingerprint=fingerprint)
 
 
 def lay_out(component: Component) -> Any:

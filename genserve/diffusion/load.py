@@ -50,7 +50,8 @@ def open_model(
         correct_stride(pipeline)
     stages = split_stages(pipeline)
     weights = Weights(entry, pipeline, stages, device=device, dtype=dtype or getattr(torch, entry.dtype))
-    return DiffusionModel(entry, pipeline, stages, fingerprint=_fingerprint(folder)), weights
+    model = DiffusionModel(entry, pipeline, stages, device=device, fingerprint=_fingerprint(folder))
+    return model, weights
 
 
 def _init_pipeline(entry: ModelEntry, folder: Path) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers.modular_pipelines.modular_pipeline import BlockState, PipelineState
 
+from genserve.diffusion.accelerator import synchronize
 from genserve.diffusion.artifacts import Frames
 from genserve.diffusion.catalog import ModelEntry
 from genserve.diffusion.denoising import (
@@ -32,9 +33,13 @@ PROMPTS_KEPT = 64
 class DiffusionModel:
     """A loaded model. One thread at a time; any number of batches may be in flight and take turns step by step."""
 
-    def __init__(self, entry: ModelEntry, pipeline: Any, stages: Stages, *, fingerprint: str) -> None:
+    def __init__(
+        self, entry: ModelEntry, pipeline: Any, stages: Stages, *, device: torch.device | str, fingerprint: str
+    ) -> None:
         self.entry = entry
         self.pipeline = pipeline
+        self.device = torch.device(device)
+        """Where its weights go; a pipeline by itself knows only where those are that it has at the moment."""
         self.fingerprint = fingerprint
         """Changes with the checkpoint's configuration and file sizes; latents go on only under the same one."""
         self._stages = stages
@@ -42,10 +47,6 @@ class DiffusionModel:
         """Names of what the loop starts from; what a step adds to it is of no use to the next one."""
         self._prompts: OrderedDict[tuple[str, str], Conditioning] = OrderedDict()
         self._batched: frozenset[str] | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return self.pipeline.device  # type: ignore[no-any-return]
 
     @property
     def _place(self) -> dict[str, Any]:
@@ -86,8 +87,7 @@ class DiffusionModel:
 
     def synchronize(self) -> None:
         """Wait until the steps so far are done; a GPU otherwise runs behind the calls. Copies to the host go on."""
-        if self.device.type != "cpu":
-            torch.accelerator.current_stream(self.device).synchronize()
+        synchronize(self.device)
 
     @torch.no_grad()
     def decode(self, denoising: Denoising) -> list[Frames]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from genserve.diffusion.accelerator import module_of
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -33,7 +35,7 @@ class HostCopy:
         return {name: tensor.contiguous() for name, tensor in self._host.items()}
 
     def _start(self, device: torch.device, tensors: Tensors) -> None:
-        module = torch.get_device_module(device)
+        module = module_of(device)
         side = _side_stream(device)
         side.wait_stream(module.current_stream(device))
         with module.stream(side):
@@ -48,4 +50,4 @@ class HostCopy:
 
 @cache
 def _side_stream(device: torch.device) -> Any:
-    return torch.get_device_module(device).Stream(device)
+    return module_of(device).Stream(device)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from genserve.diffusion.accelerator import give_back
 from genserve.diffusion.catalog import ModelEntry
 from genserve.diffusion.quiet import quiet
 from genserve.diffusion.stages import Stages
@@ -71,8 +72,7 @@ class Weights:
         for name in self._names[stage] - kept:
             setattr(self._pipeline, name, self._outlines[name])
         gc.collect()
-        if torch.device(self._device).type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(self._device)
 
     def _component(self, name: str) -> Any:
         return getattr(self._pipeline, name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from genserve.diffusion.accelerator import is_accelerator, module_of
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.generation import Generation
@@ -40,8 +41,8 @@ class Meter:
 
     def __init__(self, me: str, catalog: Catalog, models_dir: Path, *, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        if torch.device(device).type != "cpu":
-            torch.accelerator.set_device_index(torch.device(device).index or 0)
+        if is_accelerator(device):
+            module_of(device).set_device(device)
         self._me = me
         self._catalog = catalog
         self._models_dir = models_dir

@@ -25,6 +25,7 @@ class Meters:
     """The measuring processes, ``rank-0`` first; a context manager that ends them."""
 
     def __init__(self, count: int, catalog: Catalog, models_dir: Path, *, device: str, threads: int) -> None:
+        self.device = device
         self.names = tuple(f"rank-{index}" for index in range(count))
         self._context = multiprocessing.get_context("spawn")
         self._pipes: dict[str, Connection] = {}
@@ -97,7 +98,7 @@ def profile(
         name=name,
         stages=stages_of(timings),
         prices=prices,
-        device=device_name(),
+        device=device_name(meters.device),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         spread=spread_of(timings),
@@ -113,12 +114,12 @@ def _dearest(prices: Prices, measured: dict[str, int]) -> Prices:
     return Prices(**{**known, **{key: max(us, known.get(key, 0)) for key, us in measured.items()}})
 
 
-def device_name(place: str = "cuda") -> str:
-    """The accelerator's name, or the processor's with its number of cores where there is none or it was not used."""
-    import torch
+def device_name(place: str) -> str:
+    """The accelerator's name, or the processor's with its number of cores."""
+    from genserve.diffusion.accelerator import is_accelerator, module_of
 
-    if torch.cuda.is_available() and torch.device(place).type == "cuda":
-        return torch.cuda.get_device_name(0)
+    if is_accelerator(place):
+        return str(module_of(place).get_device_name(place))
     return f"{_processor()}, {os.cpu_count()} cores"
 
 

@@ -6,6 +6,7 @@ The only module of this package that imports torch; nothing but a worker imports
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from genserve.diffusion.accelerator import pick_place, total_bytes
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
@@ -73,7 +75,7 @@ class Device:
         step_timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
         torch.set_num_threads(threads)
-        self.device = pick_device(device)
+        self.device = pick_place(device)
         shelf = ModelShelf(catalog, models_dir, device=self.device)
         self._models = shelf.models
         self._residency = Residency(shelf, budget_bytes=budget_bytes)
@@ -86,9 +88,7 @@ class Device:
     @property
     def memory_bytes(self) -> int:
         """Memory of the device; 0 where it is the host's."""
-        if torch.device(self.device).type != "cuda":
-            return 0
-        return int(torch.cuda.get_device_properties(self.device).total_memory)
+        return total_bytes(self.device) or 0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -292,13 +292,6 @@ class Device:
         return _Batch(members, denoising), buffers
 
 
-def pick_device(wish: str) -> str:
-    """``auto`` is this process's first GPU, or the CPU where there is none."""
-    if wish != "auto":
-        return wish
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
 def generation_of(spec: RequestSpec) -> Generation:
     """What decides the pixels of a request."""
     return Generation(
@@ -314,10 +307,14 @@ def generation_of(spec: RequestSpec) -> Generation:
 
 
 def _run(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call into a model; a full device becomes an error of ours with a code."""
+    """Call into a model; a full device becomes an error of ours with a code.
+
+    What the attempt had allocated is let go at once: whoever hears of the error tries again with less, in this memory.
+    """
     try:
         return work(*args, **kwargs)
     except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)
         raise GenServeError("out_of_memory", str(error)) from error
 
 

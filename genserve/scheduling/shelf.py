@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from genserve.diffusion.accelerator import free_bytes, total_bytes
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.load import open_model
 from genserve.diffusion.model import DiffusionModel
@@ -19,7 +20,7 @@ class ModelShelf:
     """The models whose checkpoints are there; none has weights at first."""
 
     def __init__(self, catalog: Catalog, models_dir: Path, *, device: str) -> None:
-        self._device = torch.device(device)
+        self._device = device
         self.models: dict[str, DiffusionModel] = {}
         self._weights: dict[str, Weights] = {}
         for entry in catalog.models:
@@ -31,17 +32,10 @@ class ModelShelf:
         return self._weights[model].bytes_of(stage)
 
     def total_bytes(self) -> int | None:
-        """None on a CPU: weights are maps of files there, which the host drops and reads again as it likes."""
-        if self._device.type != "cuda":
-            return None
-        return int(torch.cuda.get_device_properties(self._device).total_memory)
+        return total_bytes(self._device)
 
     def free_bytes(self) -> int | None:
-        """Free on the device, and what torch keeps of it for later."""
-        if self._device.type != "cuda":
-            return None
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return int(free + torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device))
+        return free_bytes(self._device)
 
     def load(self, model: str, stage: Stage) -> None:
         try:

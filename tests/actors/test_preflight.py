@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from actors.preflight import check_backend, check_settings, check_workers
+from actors.preflight import check_settings, check_workers
 from genserve.config import Cluster, Http, Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import CallerError
@@ -77,14 +77,26 @@ def test_a_cluster_that_nobody_listens_for_is_refused_before_it_is_joined(tmp_pa
 
 def test_a_placement_on_a_worker_that_will_not_be_is_refused() -> None:
     settings = Settings(cluster=Cluster(placement={"worker-2": ("tiny-wan",)}))
-    check_workers(settings, 3)
+    check_workers(settings, 3, gpus=0)
     with pytest.raises(CallerError, match="no worker is named 'worker-2'"):
-        check_workers(settings, 2)
+        check_workers(settings, 2, gpus=0)
 
 
 @pytest.mark.parametrize("backend", ["ring", "xfuser"])
 def test_a_backend_that_needs_gpus_is_refused_where_there_are_none(backend: str) -> None:
     settings = Settings(cluster=Cluster(parallel_backend=backend))  # type: ignore[arg-type]
-    check_backend(settings, gpus=1)
+    check_workers(settings, 1, gpus=1)
     with pytest.raises(CallerError, match=f"{backend} runs on GPUs only"):
-        check_backend(settings, gpus=0)
+        check_workers(settings, 1, gpus=0)
+
+
+def test_more_workers_than_gpus_are_refused_unless_they_run_on_the_cpu() -> None:
+    check_workers(Settings(cluster=Cluster(workers=2)), 2, gpus=2)
+    with pytest.raises(CallerError, match="4 workers take a GPU each, and there are 2"):
+        check_workers(Settings(cluster=Cluster(workers=4)), 4, gpus=2)
+    check_workers(Settings(cluster=Cluster(workers=4, device="cpu")), 4, gpus=0)
+
+
+def test_gpus_that_are_not_there_are_refused_by_name() -> None:
+    with pytest.raises(CallerError, match="there is no GPU here"):
+        check_workers(Settings(cluster=Cluster(device="cuda")), 2, gpus=0)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ PATIENCE_S = 200.0
 class Rank:
     """What one process can be told to do; every method's answer goes back by pipe."""
 
-    def __init__(self, me: str, models_dir: Path) -> None:
+    def __init__(self, me: str, models_dir: Path, place: str) -> None:
         torch.set_num_threads(1)
         self.me = me
+        self.place = place
         self.models_dir = models_dir
         self.models: dict[str, tuple[DiffusionModel, Parallel]] = {}
         self.world: World | None = None
@@ -40,7 +42,13 @@ class Rank:
     def join(self, port: int, generation: int, roster: tuple[str, ...], step_timeout_s: float) -> int:
         """Form a world; how many groups this rank is in."""
         self.world = World(
-            self.me, roster, store_port=port, generation=generation, timeout_s=60.0, step_timeout_s=step_timeout_s
+            self.me,
+            roster,
+            store_port=port,
+            generation=generation,
+            device=self.place,
+            timeout_s=60.0,
+            step_timeout_s=step_timeout_s,
         )
         self.world.form()
         return len(self.world._groups)
@@ -93,7 +101,7 @@ class Rank:
 
     def latents(self) -> torch.Tensor:
         assert self.held is not None
-        return self.held.latents.clone()
+        return self.held.latents.to("cpu", copy=True)
 
     def refusal(self, name: str, degree: int) -> str:
         """The code with which that degree is refused for what is held."""
@@ -132,26 +140,37 @@ class Rank:
         if name not in self.models:
             from genserve.diffusion.load import load_model
 
-            model = load_model(Catalog.load().get(name), self.models_dir)
+            model = load_model(Catalog.load().get(name), self.models_dir, device=self.place)
             self.models[name] = model, build_parallel(model.pipeline)
         return self.models[name]
 
 
-def _serve(connection: Connection, me: str, models_dir: Path) -> None:
-    rank = Rank(me, models_dir)
-    while True:
-        method, args = connection.recv()
-        try:
-            connection.send((True, getattr(rank, method)(*args)))
-        except Exception as error:
-            connection.send((False, f"{type(error).__name__}: {error}"))
+def _serve(connection: Connection, me: str, models_dir: Path, place: str) -> None:
+    with _present(place):
+        rank = Rank(me, models_dir, place)
+        while True:
+            method, args = connection.recv()
+            try:
+                connection.send((True, getattr(rank, method)(*args)))
+            except Exception as error:
+                connection.send((False, f"{type(error).__name__}: {error}"))
+
+
+def _present(place: str) -> AbstractContextManager[object]:
+    """The GPU that is not there, imported by those processes only that are to have one."""
+    if not place.startswith("fakegpu"):
+        return nullcontext()
+    from tests import fake_gpu
+
+    return fake_gpu.present()
 
 
 class Ranks:
     """The processes, by name. Commands to several are sent to all before the first answer is awaited."""
 
-    def __init__(self, models_dir: Path) -> None:
+    def __init__(self, models_dir: Path, place: str = "cpu") -> None:
         self._models_dir = models_dir
+        self._place = place
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[str, Any] = {}
         self._pipes: dict[str, Connection] = {}
@@ -161,7 +180,9 @@ class Ranks:
     def start(self, *names: str) -> None:
         for name in names:
             ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_serve, args=(theirs, name, self._models_dir), daemon=True)
+            process = self._context.Process(
+                target=_serve, args=(theirs, name, self._models_dir, self._place), daemon=True
+            )
             process.start()
             self._processes[name], self._pipes[name] = process, ours
 

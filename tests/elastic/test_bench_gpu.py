@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -35,7 +36,7 @@ def test_parts_of_other_devices_do_not_get_into_a_table() -> None:
 
 
 def test_without_a_gpu_the_command_says_what_it_can_do(monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
-    monkeypatch.setattr(bench_gpu, "pick_device", lambda wish: "cpu")
+    monkeypatch.setattr(bench_gpu, "pick_place", lambda wish: "cpu")
     monkeypatch.setattr(sys, "argv", ["bench_gpu"])
     assert bench_gpu.main() == 0
     assert "--device cpu" in capsys.readouterr().out  # type: ignore[attr-defined]
@@ -47,7 +48,22 @@ def test_without_a_gpu_the_command_says_what_it_can_do(monkeypatch: pytest.Monke
 def test_a_small_model_is_measured_into_a_table_that_planners_read(
     models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    argv = ["bench_gpu", "--device", "cpu", "--model", NAME, "--models", str(models_dir), "--out", str(tmp_path)]
+    assert measured_on("cpu", models_dir, tmp_path, monkeypatch)["peak_bytes"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.models
+@pytest.mark.timeout(600)
+def test_on_a_gpu_memory_is_measured_too(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str
+) -> None:
+    peaks = measured_on(gpu, models_dir, tmp_path, monkeypatch)["peak_bytes"]
+    assert min(peaks[stage] for stage in Stage) > 0
+
+
+def measured_on(place: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The report, which is looked at together with the table."""
+    argv = ["bench_gpu", "--device", place, "--model", NAME, "--models", str(models_dir), "--out", str(tmp_path)]
     monkeypatch.setattr("benchmarks.gpu_parts.shapes_of", lambda entry: [SHAPE])
     monkeypatch.setattr("benchmarks.gpu_parts.BATCHES", (2,))
     monkeypatch.setattr(sys, "argv", [*argv, "--budget-s", "0.001"])
@@ -60,8 +76,9 @@ def test_a_small_model_is_measured_into_a_table_that_planners_read(
     assert {cost.stage for cost in table.stages} == set(Stage)
     assert table.memory_bytes[f"{NAME}/denoise"] > 0
     report = msgspec.json.decode((tmp_path / "report.json").read_bytes())[NAME]
-    assert report["device"] == device_name("cpu")
+    assert report["device"] == device_name(place)
     assert set(report["loop_us"]) == {"ours", "plain"}
     assert report["checkpoint"]["size_bytes"] > 0
     assert report["left_out"] == []
     assert report["not_measured"] == {}
+    return report

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ import pytest
 import torch
 
 from genserve.diffusion.catalog import Catalog
-from genserve.domain.request import Stage
+from genserve.domain.request import Media, Shape, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.device import Device
 from genserve.scheduling.segments import Assignment, Revision, run_segment
+from tests import fake_gpu
 from tests.actors.cell import an_image
 from tests.actors.fake_runner import FakeRunner
 from tests.actors.test_segments import Inline
 from tests.elastic.live import a_member, a_spec
 
 ROOM = 2
+IMAGE = {"model": "tiny-sd3", "media": Media.IMAGE, "shape": Shape(64, 64)}
 
 
 def members(count: int, **changes: Any) -> tuple[p.Member, ...]:
@@ -113,6 +116,69 @@ def test_real_latents_survive_a_split_with_the_pixels_of_a_run_alone(
         alone = device.decode((member,))[member.request_id].astype(int)
         assert abs(made[member.request_id].astype(int) - alone).max() <= 1
         assert np.ptp(alone) > 10
+
+
+@pytest.fixture
+def memory(gpu: str) -> Iterator[fake_gpu.Memory]:
+    """Of the GPU that is not there, whose end can be set."""
+    if not gpu.startswith(fake_gpu.NAME):
+        pytest.skip("the memory of a real one is what it is")
+    memory = fake_gpu.device.memory
+    yield memory
+    memory.total = fake_gpu.MEMORY_BYTES
+
+
+@pytest.fixture(scope="module")
+def on_gpu(models_dir: Path, gpu: str) -> Device:
+    return Device(Catalog.load(), models_dir, device=gpu, threads=1)
+
+
+def peak_of_a_step(device: Device, memory: fake_gpu.Memory, batch: tuple[p.Member, ...]) -> int:
+    """Bytes that a step takes beside what was there before it."""
+    begun = device.begin(batch)
+    gc.collect()
+    before = memory.peak = memory.used
+    device.step(begun)
+    for member in batch:
+        device.forget(member.request_id)
+    return memory.peak - before
+
+
+@pytest.mark.models
+def test_a_batch_too_large_for_a_gpu_takes_its_steps_in_halves(on_gpu: Device, memory: fake_gpu.Memory) -> None:
+    batch = tuple(a_member(a_spec(f"r{i}", **IMAGE, steps=2, seed=i)) for i in range(4))
+    four, two = (peak_of_a_step(on_gpu, memory, some) for some in (batch, batch[:2]))
+    on_gpu.begin(batch)
+    gc.collect()
+    memory.total = memory.used + (four + two) // 2
+    reports = run(on_gpu, Stage.DENOISE, batch)
+    assert [type(r).__name__ for r in reports if isinstance(r, p.Ended | p.Failed)] == ["Ended"] * 4
+    memory.total = fake_gpu.MEMORY_BYTES
+    made = on_gpu.decode(batch)
+    run(on_gpu, Stage.DENOISE, batch)
+    for request_id, frames in on_gpu.decode(batch).items():
+        assert abs(made[request_id].astype(int) - frames.astype(int)).max() <= 1
+
+
+@pytest.mark.models
+def test_nothing_of_a_failed_attempt_is_in_the_way_of_the_next_one(
+    on_gpu: Device, memory: fake_gpu.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = on_gpu._models["tiny-wan"]
+    member = a_member(a_spec("r1", steps=1))
+    run(on_gpu, Stage.DENOISE, (member,))
+    decode, used = model.decode, []
+
+    def crowded(denoising: Any) -> Any:
+        used.append(memory.used)
+        if not model.pipeline.vae.use_tiling:
+            activations = torch.empty(1 << 20, device=model.device)
+            torch.empty(memory.total, device=activations.device)
+        return decode(denoising)
+
+    monkeypatch.setattr(model, "decode", crowded)
+    assert on_gpu.decode((member,))["r1"].shape == (5, 64, 64, 3)
+    assert used[1] == used[0]
 
 
 @pytest.mark.models

@@ -10,7 +10,8 @@ import pytest
 from genserve.diffusion.catalog import Catalog
 from genserve.domain.costs import CostData, CostTable, Prices
 from genserve.domain.request import Shape, Stage
-from genserve.profile.plan import shapes_of, tasks_of
+from genserve.errors import CallerError
+from genserve.profile.plan import degrees_of, shapes_of, tasks_of
 from genserve.profile.run import Meters, profile
 from genserve.profile.table import Profile, Task, Timing, stages_of
 from genserve.scheduling.costs import find_shipped_costs, load_costs
@@ -32,6 +33,23 @@ def test_a_plan_times_every_stage_degree_and_batch_of_a_shape_once() -> None:
         "tiny-sd3 denoise 64x64 on 2",
         "tiny-sd3 denoise 64x64 x 4",
     ]
+
+
+@pytest.mark.parametrize(("gpus", "degrees"), [(None, (1, 2)), (1, (1,)), (8, (1, 2))])
+def test_degrees_that_nobody_asked_for_are_those_that_there_are_gpus_for(gpus: int | None, degrees: object) -> None:
+    assert degrees_of((), gpus=gpus) == degrees
+
+
+def test_a_degree_without_gpus_for_it_is_refused() -> None:
+    assert degrees_of((1, 4), gpus=4) == degrees_of((1, 4), gpus=None) == (1, 4)
+    for wish, gpus, code in (
+        ((1, 4), 2, "unsupported_degree"),
+        ((0,), None, "unsupported_degree"),
+        ((1,), 0, "no_gpu"),
+    ):
+        with pytest.raises(CallerError) as refusal:
+            degrees_of(wish, gpus=gpus)
+        assert refusal.value.code == code
 
 
 def test_the_shapes_of_a_video_model_include_its_default_and_fewer_frames() -> None:

@@ -34,16 +34,16 @@ LONG = settings(EASY, max_examples=100)
 class Undisturbed:
     """Latents of batches that run in this process from the first step to the last, each made once."""
 
-    def __init__(self, models_dir: Path) -> None:
+    def __init__(self, models_dir: Path, place: str = "cpu") -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._of = cache(lambda name: load_model(Catalog.load().get(name), models_dir))
+        self._of = cache(lambda name: load_model(Catalog.load().get(name), models_dir, device=place))
         self.latents = cache(self._latents)
         self.restore = lambda: torch.set_num_threads(threads)
 
     def _latents(self, name: str, generations: tuple[Generation, ...]) -> torch.Tensor:
         model = self._of(name)
-        return finished(model, begun(model, *generations)).latents.clone()
+        return finished(model, begun(model, *generations)).latents.to("cpu", copy=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,323 @@
+"""A GPU that is not there: a device of its own for torch, whose memory is the host's but closed to it.
+
+It has what a real one has and the host's processor has not, so that code which forgets about it fails here too:
+tensors of the device and of the host do not mix; the host cannot look into the device's memory; a copy into pinned
+memory that nobody has waited for has not happened; one on a stream that has not waited for whoever made the tensor
+brings rubbish; memory ends. Kernels are the CPU's and are done when they are called.
+
+``torch.nn`` and diffusers see an ordinary device, by the mechanism that torch has for devices of other makers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from genserve.diffusion import parallel_world, process_groups
+
+NAME = "fakegpu"
+MEMORY_BYTES = 1 << 30
+COPYING = ("aten::_to_copy", "aten::copy_")
+INDEXING = ("aten::index.Tensor", "aten::index_put_")
+"""What may have tensors of both sides: copies, and positions that the host gives."""
+
+RUBBISH = 0x7F
+"""Every byte of what was copied too early."""
+
+CPU = torch.device("cpu")
+PINNED = "is_pinned_for_the_fake"
+plain_empty = torch.empty
+
+
+class Memory:
+    """Bytes of the device in use; one block is counted once, whoever looks at it."""
+
+    def __init__(self) -> None:
+        self.total = MEMORY_BYTES
+        self.used = self.peak = 0
+        self._users: Counter[int] = Counter()
+        self._lock = threading.RLock()
+
+    def hold(self, tensor: GpuTensor) -> None:
+        storage = tensor.host.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        with self._lock:
+            if not self._users[address]:
+                if self.used + size > self.total:
+                    raise torch.OutOfMemoryError(f"tried to allocate {size} bytes, {self.total - self.used} are free")
+                self.used += size
+                self.peak = max(self.peak, self.used)
+            self._users[address] += 1
+        weakref.finalize(tensor, self._drop, address, size).atexit = False
+
+    def _drop(self, address: int, size: int) -> None:
+        with self._lock:
+            self._users[address] -= 1
+            if not self._users[address]:
+                del self._users[address]
+                self.used -= size
+
+
+class Stream:
+    """Copies to the host that were asked for and not done."""
+
+    def __init__(self, device: object = None) -> None:
+        self.late: list[Callable[[], None]] = []
+        self.seen = 0
+        """Up to which kernel it has waited for the others."""
+
+    def wait_stream(self, other: Stream) -> None:
+        self.seen = device.kernels
+
+    def synchronize(self) -> None:
+        while self.late:
+            self.late.pop(0)()
+
+
+class Event:
+    """A point of a stream."""
+
+    def record(self, stream: Stream) -> None:
+        self._stream, self._copies = stream, tuple(stream.late)
+
+    def synchronize(self) -> None:
+        for copy in self._copies:
+            if copy in self._stream.late:
+                self._stream.late.remove(copy)
+                copy()
+
+
+class GpuModule:
+    """``torch.fakegpu``, in the words of ``torch.cuda``."""
+
+    Stream = Stream
+    Event = Event
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.kernels = 0
+        self.is_here = False
+        self._main = Stream()
+        self._threads = threading.local()
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return self.is_here
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def set_device(self, place: object) -> None:
+        """There is one."""
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        """There are no generators on this device."""
+
+    def get_device_name(self, place: object = None) -> str:
+        return "a GPU that is not there"
+
+    def current_stream(self, place: object = None) -> Stream:
+        return getattr(self._threads, "stream", self._main)
+
+    @contextlib.contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        before, self._threads.stream = self.current_stream(), stream
+        try:
+            yield
+        finally:
+            self._threads.stream = before
+
+    @property
+    def main(self) -> Stream:
+        return self._main
+
+    def mem_get_info(self, place: object = None) -> tuple[int, int]:
+        return self.memory.total - self.memory.used, self.memory.total
+
+    def memory_allocated(self, place: object = None) -> int:
+        return self.memory.used
+
+    def memory_reserved(self, place: object = None) -> int:
+        return self.memory.used
+
+    def max_memory_allocated(self, place: object = None) -> int:
+        return self.memory.peak
+
+    def reset_peak_memory_stats(self, place: object = None) -> None:
+        self.memory.peak = self.memory.used
+
+    def empty_cache(self) -> None:
+        """Nothing is kept for later."""
+
+
+device = GpuModule()
+
+
+class _Hooks(torch._C._acc.PrivateUse1Hooks):
+    def is_available(self) -> bool:
+        return device.is_here
+
+    def has_primary_context(self, index: int) -> bool:
+        return True
+
+    def is_built(self) -> bool:
+        return True
+
+
+_setup_privateuseone_for_python_backend(NAME, backend_module=device, hook=_Hooks())
+
+
+class GpuTensor(torch.Tensor):
+    """``host`` is what is in the device's memory; only the device looks at it."""
+
+    host: torch.Tensor
+    made: int
+
+    @staticmethod
+    def __new__(cls, host: torch.Tensor) -> GpuTensor:
+        tensor: GpuTensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            host.size(),
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            device=torch.device(NAME, 0),
+        )
+        tensor.host, tensor.made = host, device.kernels
+        device.memory.hold(tensor)
+        return tensor
+
+    def __repr__(self, **_: Any) -> str:
+        return f"GpuTensor({self.host!r})"
+
+    def numpy(self, **_: Any) -> Any:
+        raise TypeError(f"can't convert {self.device} device type tensor to numpy")
+
+    __array__ = numpy
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def record_stream(self, stream: Stream) -> None:
+        """Memory is not given to others while a copy out of it is to come: the copy holds it."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _run_op(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return _run(func, args, kwargs)
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Any operation that has a tensor or a result on the device."""
+    name = func.name()
+    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+    strangers = [tensor for tensor in tensors if not isinstance(tensor, GpuTensor) and tensor.dim() > 0]
+    if strangers and not _may_cross(name, tensors):
+        raise RuntimeError(f"{name}: expected all tensors on one device, found {strangers[0].device} and {NAME}")
+    place = torch.device(kwargs.get("device") or (CPU if strangers and name == "aten::_to_copy" else NAME))
+    if _leaves(name, tensors, place):
+        return _copy_out(func, args, kwargs)
+    device.kernels += 1
+    known = {id(tensor.host): tensor for tensor in tensors if isinstance(tensor, GpuTensor)}
+    if place.type == NAME:
+        kwargs = {**kwargs, **{key: CPU for key in ("device",) if key in kwargs}}
+    if name == "_c10d_functional::_wrap_tensor_autograd":
+        return args[0]  # a tensor that would be waited for at its first use
+    result = func(*_opened(args), **_opened(kwargs))
+    if place.type != NAME:
+        return result
+    if func.namespace == "_c10d_functional":
+        result = tree_map_only(torch.Tensor, torch.ops._c10d_functional.wait_tensor, result)
+    if any(tensor.shape != tensor.host.shape for tensor in known.values()):
+        raise NotImplementedError(f"{name} changes a tensor's shape in place")
+    return tree_map_only(torch.Tensor, lambda made: known[id(made)] if id(made) in known else GpuTensor(made), result)
+
+
+def _opened(values: Any) -> Any:
+    return tree_map_only(GpuTensor, lambda tensor: tensor.host, values)
+
+
+def _may_cross(name: str, tensors: list[torch.Tensor]) -> bool:
+    return name in COPYING or (name in INDEXING and isinstance(tensors[0], GpuTensor))
+
+
+def _leaves(name: str, tensors: list[torch.Tensor], place: torch.device) -> bool:
+    """Whether it is a copy from the device to the host."""
+    if name == "aten::copy_":
+        return not isinstance(tensors[0], GpuTensor)
+    return name == "aten::_to_copy" and place.type == "cpu" and isinstance(tensors[0], GpuTensor)
+
+
+def _copy_out(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+    """At once, after all that came before; later, where nobody wants to wait and the memory allows it."""
+    stream = device.current_stream()
+    is_copy = func.name() == "aten::copy_"
+    tensor = args[1] if is_copy else args[0]
+    host = args[0] if is_copy else plain_empty(tensor.shape, dtype=kwargs.get("dtype") or tensor.dtype)
+    may_wait = kwargs.get("non_blocking", bool(is_copy and args[2:3] == (True,)))
+    late = partial(_arrive, host, tensor, is_early=stream is not device.main and stream.seen < tensor.made)
+    stream.late.append(late)
+    if not (may_wait and (getattr(host, PINNED, False) or not is_copy)):
+        stream.synchronize()
+    return host
+
+
+def _arrive(host: torch.Tensor, tensor: GpuTensor, *, is_early: bool) -> None:
+    host.copy_(tensor.host)
+    if is_early:
+        host.view(torch.uint8).fill_(RUBBISH)
+
+
+def _empty(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
+    """Torch asks a device's driver for pinned memory, and here is none."""
+    tensor = plain_empty(*args, **kwargs)
+    if pin_memory:
+        setattr(tensor, PINNED, True)
+    return tensor
+
+
+@contextlib.contextmanager
+def present() -> Iterator[str]:
+    """The device is there; its place."""
+    with (
+        mock.patch.object(device, "is_here", new=True),
+        mock.patch.object(torch, "empty", _empty),
+        mock.patch.object(parallel_world, "form", _form),
+    ):
+        yield f"{NAME}:0"
+
+
+def _form(*args: Any, device: torch.device, **kwargs: Any) -> Any:
+    """A group of such devices: gloo's, for what is in their memories."""
+    return process_groups.form(*args, device=CPU, **kwargs)
+
+
+_everything = torch.library.Library("_", "IMPL")
+_everything.fallback(_run_op, "PrivateUse1")
+_by_name = torch.library.Library("aten", "IMPL")
+_arange = torch.ops.aten.arange
+for _op in (torch.ops.aten.copy_.default, _arange.default, _arange.start, _arange.start_step):
+    _by_name.impl(_op.name(), partial(_run_op, _op), "PrivateUse1")
+"""``torch.tensor`` copies past ``__torch_dispatch__``, where torch wants a kernel of that very name; and ``arange``
+would otherwise be made by resizing."""
