@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -114,6 +115,24 @@ def test_members_of_a_batch_get_what_they_would_get_alone(on_gpu: DiffusionModel
     on_gpu.step(batch)
     rest = finished(on_gpu, split(batch, [1]))
     assert largest_difference(rest.latents.cpu(), latents_alone(on_gpu, ship).cpu()) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "vae"), [("tiny-sd3", ""), ("tiny-wan", "float32")])
+def test_half_the_bits_and_another_layout_are_the_catalogs_choice(
+    models_dir: Path, gpu: str, name: str, vae: str
+) -> None:
+    """As full-size models are served: bfloat16, Wan's autoencoder in float32, convolutions laid out by channel."""
+    from genserve.diffusion.load import load_model
+
+    changes = {"dtype": "bfloat16", "vae_dtype": vae, "vae_channels_last": True}
+    model = load_model(msgspec.structs.replace(Catalog.load().get(name), **changes), models_dir, device=gpu)
+    generation = a_generation(model.entry)
+    loaded = load_latents(model, generation, save(model, begun(model, generation, steps=2)))
+    moved = from_bytes(model, b"".join(to_parts(pack(model, loaded))))
+    undisturbed = finished(model, begun(model, generation))
+    assert torch.equal(finished(model, moved).latents, undisturbed.latents)
+    assert np.array_equal(model.decode(moved)[0], model.decode(undisturbed)[0])
+    assert model.decode(moved)[0].std() > 20
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────
