@@ -26,10 +26,14 @@ from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.runner import Runner
 from genserve.scheduling.segments import Assignment, run_segment
+from observability.logging import get_logger
+
+LAST_WORDS_S = 2.0
+"""How long a worker that ends because its device is lost waits for its last reports to be recorded."""
 
 
 class Worker:
-    """Plain class; ``runtime`` reaches request actors and other workers.
+    """Plain class; ``runtime`` reaches request actors and other workers, ``resign`` ends this process.
 
     A crash loses the latents in memory and the queue; whatever was reported and acknowledged is in the log.
     """
@@ -40,12 +44,14 @@ class Worker:
         worker_id: str,
         make_runner: Callable[[], Runner],
         inbox: Inbox | None = None,
+        resign: Callable[[], None] = lambda: os._exit(1),
     ) -> None:
         self.worker_id = worker_id
         self.incarnation = time.time_ns() // 1000
         self._runtime = runtime
         self._node = runtime.node
         self._make_runner = make_runner
+        self._resign = resign
         self._runner: Runner | None = None
         self._epoch = 0
         self._line = Line()
@@ -205,7 +211,7 @@ class Worker:
 
     async def die(self) -> None:
         """End this process without ceremony; for chaos tests."""
-        os._exit(1)
+        self._resign()
 
     async def pulse(self) -> None:
         """That an answer comes is the answer."""
@@ -242,16 +248,15 @@ class Worker:
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def _work(self) -> None:
-        """Run queued segments one after the other, for ever; a segment's failure is reported, never fatal."""
-        while True:
+        """Run queued segments one after the other; a segment's failure is reported, and fatal only with the device."""
+        loop, runner = asyncio.get_running_loop(), self._require_runner()
+        while not runner.is_lost:
             command = await self._line.take()
-            loop = asyncio.get_running_loop()
             if isinstance(command, p.HoldStage):
                 await loop.run_in_executor(self._thread, self._hold, command, loop)
                 continue
             revision = self._register.revision(command.segment_id)
             assert revision is not None, "what is in the line is in the register"
-            runner = self._require_runner()
             fetched = await self._supply.fetch(command, runner, without=(*revision.drop, *revision.skip))
             assignment = Assignment(command, revision, fetched, self._line.wanted())
             post = self._poster(loop, command)
@@ -259,6 +264,16 @@ class Worker:
             await loop.run_in_executor(self._thread, run, runner, assignment, post, self._files)
             self._teams.leave(command)
             self._register.end(command.segment_id)
+        await self._give_up()
+
+    async def _give_up(self) -> None:
+        """The device is lost to this process: end it, as soon as why has been told, to be started anew by whoever
+        watches it.
+        """
+        get_logger("genserve.worker").error("the device is lost, this worker ends", worker=self.worker_id)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._outbox.drained(), LAST_WORDS_S)
+        self._resign()
 
     def _hold(self, command: p.HoldStage, loop: asyncio.AbstractEventLoop) -> None:
         """On the step thread; what cannot be done is told where what was done would be."""

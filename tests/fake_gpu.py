@@ -107,6 +107,8 @@ class GpuModule:
         self.memory = Memory()
         self.kernels = 0
         self.is_here = False
+        self.is_broken = False
+        """Whatever is asked of it fails from now on, as after an illegal access."""
         self._main = Stream()
         self._threads = threading.local()
 
@@ -238,6 +240,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     place = torch.device(kwargs.get("device") or (CPU if strangers and name == "aten::_to_copy" else NAME))
     if _leaves(name, tensors, place):
         return _copy_out(func, args, kwargs)
+    if device.is_broken:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     device.kernels += 1
     known = {id(tensor.host): tensor for tensor in tensors if isinstance(tensor, GpuTensor)}
     if place.type == NAME:

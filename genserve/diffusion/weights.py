@@ -55,21 +55,28 @@ class Weights:
         return sum(self._outlines[name].size_bytes for name in self._names[stage])
 
     def load(self, stage: Stage) -> None:
-        """Bring in what the stage lacks; raises CallerError ``checkpoint_incomplete``."""
+        """Bring in what the stage lacks, or nothing; raises CallerError ``checkpoint_incomplete``."""
         if stage not in self._resident:
             missing = [name for name in sorted(self._names[stage]) if isinstance(self._component(name), Outline)]
-            with quiet():
-                self._load(missing)
-            for name in missing:
-                self._component(name).to(self._device)
-                tune(name, self._component(name), self._entry)
+            try:
+                with quiet():
+                    self._load(missing)
+                for name in missing:
+                    self._component(name).to(self._device)
+                    tune(name, self._component(name), self._entry)
+            except BaseException:
+                self._drop(missing)
+                raise
             self._resident.add(stage)
 
     def unload(self, stage: Stage) -> None:
         """Free what no other loaded stage uses."""
         self._resident.discard(stage)
         kept = {name for other in self._resident for name in self._names[other]}
-        for name in self._names[stage] - kept:
+        self._drop(self._names[stage] - kept)
+
+    def _drop(self, names: Collection[str]) -> None:
+        for name in names:
             setattr(self._pipeline, name, self._outlines[name])
         gc.collect()
         give_back(self._device)

@@ -6,12 +6,11 @@ The only module of this package that imports torch; nothing but a worker imports
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
@@ -20,21 +19,20 @@ from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
+from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_parts
 from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.diffusion.wires import Fill
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
+from genserve.scheduling.faults import Faults
 from genserve.scheduling.peers import Peers
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.protocol import Content, Member, World
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.runner import Held, Offer, Ready
+from genserve.scheduling.runner import OUT_OF_MEMORY, Held, Offer, Ready
 from genserve.scheduling.shelf import ModelShelf
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -78,12 +76,17 @@ class Device:
         self.device = pick_place(device)
         shelf = ModelShelf(catalog, models_dir, device=self.device)
         self._models = shelf.models
+        self._faults = Faults()
         self._residency = Residency(shelf, budget_bytes=budget_bytes)
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
         self._peers = Peers(self.device, parallel, step_timeout_s=step_timeout_s)
         for model, stage in stages_of(me, placement or {}, shelf.models):
-            self._residency.place(model, stage)
+            self._faults.run(self._residency.place, model, stage)
+
+    @property
+    def is_lost(self) -> bool:
+        return self._faults.is_lost
 
     @property
     def memory_bytes(self) -> int:
@@ -111,7 +114,7 @@ class Device:
     def hold(self, model: str, stage: Stage) -> None:
         if (model, stage) not in self.resident and stage is Stage.DENOISE:
             self._peers.forget(model)
-        self._residency.hold(model, stage)
+        self._faults.run(self._residency.hold, model, stage)
 
     def release(self, model: str, stage: Stage) -> None:
         self._residency.release(model, stage)
@@ -145,7 +148,7 @@ class Device:
         if are_embeddings(content):
             return _Kept(member.attempt, unpack_embeddings(content, model.device))
         if is_parcel(content):
-            denoising = _run(from_bytes, model, content, rest)
+            denoising = self._faults.run(from_bytes, model, content, rest)
         else:
             denoising = self._loaded(member, generation, bytes(content))
         if denoising.generations != (generation,):
@@ -162,7 +165,7 @@ class Device:
         kept = self._find(member.request_id, member.attempt)
         if kept is not None:
             return kept.conditioning
-        encode = partial(_run, self._models[member.spec.model].encode, [generation])
+        encode = partial(self._faults.run, self._models[member.spec.model].encode, [generation])
         return self._borrowing(member.spec.model, Stage.ENCODE, encode)[0]  # type: ignore[no-any-return]
 
     def _borrowing(self, model: str, stage: Stage, work: Callable[[], Any]) -> Any:
@@ -189,12 +192,12 @@ class Device:
     def encode(self, members: tuple[Member, ...]) -> None:
         model = self._models[members[0].spec.model]
         generations = [generation_of(member.spec) for member in members]
-        for member, conditioning in zip(members, _run(model.encode, generations), strict=True):
+        for member, conditioning in zip(members, self._faults.run(model.encode, generations), strict=True):
             self._keep(member, _Kept(member.attempt, conditioning))
 
     def begin(self, members: tuple[Member, ...]) -> _Batch:
         """Latents that are not held begin anew, at step 0; whoever expects them further on sees the difference."""
-        return _Batch(members, _run(join, [self._begun(member) for member in members]))
+        return _Batch(members, self._faults.run(join, [self._begun(member) for member in members]))
 
     def _begun(self, member: Member) -> Denoising:
         kept = self._find(member.request_id, member.attempt)
@@ -202,7 +205,7 @@ class Device:
             return kept.denoising
         model, generation = self._models[member.spec.model], generation_of(member.spec)
         conditioning = self._conditioning(member, generation)
-        denoising = _run(model.prepare, [generation], [conditioning])
+        denoising = self._faults.run(model.prepare, [generation], [conditioning])
         self._keep(member, _Kept(member.attempt, conditioning, denoising))
         return denoising
 
@@ -213,8 +216,7 @@ class Device:
         model = self._models[batch.denoising.model]
         self._peers.switch(model, batch.denoising, batch.group)
         try:
-            _run(model.step, batch.denoising)
-            model.synchronize()
+            self._faults.run(_advance, model, batch.denoising)
         except RuntimeError as error:
             raise error if batch.group is None else batch.group.broken(error) from error
 
@@ -255,14 +257,14 @@ class Device:
         """In one piece; in overlapping tiles, whose seams are blended, only where the device has no room for that."""
         model = self._models[denoising.model]
         try:
-            return _run(model.decode, denoising)[0]
+            return self._faults.run(model.decode, denoising)[0]
         except GenServeError as error:
-            if error.code != "out_of_memory":
+            if error.code != OUT_OF_MEMORY:
                 raise
             vae = model.pipeline.vae
             vae.enable_tiling()
             try:
-                return _run(model.decode, denoising)[0]
+                return self._faults.run(model.decode, denoising)[0]
             finally:
                 vae.disable_tiling()
 
@@ -288,7 +290,7 @@ class Device:
         return pack(self._models[batch.denoising.model], batch.denoising)
 
     def expect(self, members: tuple[Member, ...], header: bytes) -> tuple[_Batch, tuple[torch.Tensor, ...]]:
-        denoising, buffers = _run(expect, self._models[members[0].spec.model], header)
+        denoising, buffers = self._faults.run(expect, self._models[members[0].spec.model], header)
         return _Batch(members, denoising), buffers
 
 
@@ -306,16 +308,10 @@ def generation_of(spec: RequestSpec) -> Generation:
     )
 
 
-def _run(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call into a model; a full device becomes an error of ours with a code.
-
-    What the attempt had allocated is let go at once: whoever hears of the error tries again with less, in this memory.
-    """
-    try:
-        return work(*args, **kwargs)
-    except torch.OutOfMemoryError as error:
-        traceback.clear_frames(error.__traceback__)
-        raise GenServeError("out_of_memory", str(error)) from error
+def _advance(model: DiffusionModel, denoising: Denoising) -> None:
+    """One step, to its end on the device."""
+    model.step(denoising)
+    model.synchronize()
 
 
 def _index(batch: _Batch, request_id: str) -> int:

@@ -12,8 +12,7 @@ from typing import Any
 
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-
-OUT_OF_MEMORY = "out_of_memory"
+from genserve.scheduling.runner import OUT_OF_MEMORY
 
 
 @dataclass(slots=True)

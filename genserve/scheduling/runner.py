@@ -15,14 +15,22 @@ Offer = Callable[[], tuple[p.Content, ...]]
 Ready = Callable[[], None]
 
 
+OUT_OF_MEMORY = "out_of_memory"
+DEVICE_LOST = "device_lost"
+
+
 class Runner(Protocol):
-    """A device with models on it. Errors are GenServeError with a code; ``out_of_memory`` is one of them.
+    """A device with models on it. Errors are GenServeError with a code; ``out_of_memory`` and ``device_lost`` are two.
 
     It holds, per request and attempt, the embeddings and latents between segments.
     """
 
     @property
     def device(self) -> str: ...
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the device failed in a way that no later work on it in this process can be expected to succeed."""
 
     @property
     def memory_bytes(self) -> int: ...

@@ -16,8 +16,8 @@ from msgspec import Struct
 from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from genserve.scheduling.fitting import OUT_OF_MEMORY, Fitting
-from genserve.scheduling.runner import Ready, Runner
+from genserve.scheduling.fitting import Fitting
+from genserve.scheduling.runner import OUT_OF_MEMORY, Ready, Runner
 
 MAX_MESSAGE = 500
 """Characters of an error's text that go into a report."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
-import torch
-
 from genserve.diffusion.accelerator import free_bytes, total_bytes
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.load import open_model
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.weights import Weights
 from genserve.domain.request import Stage
-from genserve.errors import GenServeError
 
 
 class ModelShelf:
@@ -38,10 +35,7 @@ class ModelShelf:
         return free_bytes(self._device)
 
     def load(self, model: str, stage: Stage) -> None:
-        try:
-            self._weights[model].load(stage)
-        except torch.OutOfMemoryError as error:
-            raise GenServeError("out_of_memory", str(error)) from error
+        self._weights[model].load(stage)
 
     def unload(self, model: str, stage: Stage) -> None:
         self._weights[model].unload(stage)

@@ -144,7 +144,12 @@ class LocalCell:
         )
 
     def _make_worker(self, runtime: Runtime, worker_id: str) -> Worker:
-        worker = Worker(runtime, worker_id, lambda: FakeRunner(self._take_time))
+        worker = Worker(
+            runtime,
+            worker_id,
+            lambda: FakeRunner(self._take_time),
+            resign=lambda: self.runtime.crash(worker_id),
+        )
         worker._files = CountedThread(self.loop)
         return worker
 

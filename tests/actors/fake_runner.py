@@ -18,7 +18,7 @@ from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.placement import Placement, stages_of
 from genserve.scheduling.residency import Holding, Residency, Tell
-from genserve.scheduling.runner import Held, Offer, Ready
+from genserve.scheduling.runner import DEVICE_LOST, Held, Offer, Ready
 
 Hook = Callable[[str, tuple[p.Member, ...], int], None]
 """Called before every verb with its members and the steps done; may wait, or raise what a device would raise."""
@@ -83,12 +83,23 @@ class FakeRunner:
         me: str = "",
         budget_bytes: int = 0,
     ) -> None:
-        self._hook = hook
-        self._residency = Residency(FakeShelf(hook), budget_bytes=budget_bytes)
+        self.is_lost = False
+        self._hook = partial(self._obey, hook)
+        self._residency = Residency(FakeShelf(self._hook), budget_bytes=budget_bytes)
         for model, stage in stages_of(me, placement or {}, MODELS):
             self._residency.place(model, stage)
         self._held: dict[str, Latents] = {}
         self._lock = threading.Lock()
+
+    def _obey(self, hook: Hook, verb: str, members: tuple[p.Member, ...], step: int) -> None:
+        """A device that the hook says is lost is lost for good."""
+        try:
+            if self.is_lost:
+                raise GenServeError(DEVICE_LOST, "the device was lost before")
+            hook(verb, members, step)
+        except GenServeError as error:
+            self.is_lost = error.code == DEVICE_LOST
+            raise
 
     @property
     def resident(self) -> tuple[Holding, ...]:

@@ -9,6 +9,7 @@ import pytest
 
 from genserve.diffusion.catalog import Catalog
 from genserve.domain.request import RequestSpec, Shape, Stage
+from genserve.errors import GenServeError
 from genserve.scheduling.runner import Runner
 from tests.actors.cell import an_image
 from tests.actors.runner_contract import RunnerContract
@@ -59,6 +60,23 @@ class TestDeviceOnGpu(TestDevice):
     @pytest.fixture
     def runner(self, on_gpu: Runner) -> Runner:
         return with_nothing_held(on_gpu)
+
+
+def test_a_device_that_fails_is_lost_and_nothing_else_is(models_dir: Path, gpu: str) -> None:
+    from tests import fake_gpu
+
+    if not gpu.startswith(fake_gpu.NAME):
+        pytest.skip("nobody breaks a real one")
+    device, member = a_device(models_dir, gpu), TestDevice().member()
+    batch = device.begin((member,))
+    device.step(batch)
+    assert not device.is_lost
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_gpu.device, "is_broken", True)
+        with pytest.raises(GenServeError, match="device_lost"):
+            device.step(batch)
+    assert device.is_lost
+    assert not a_device(models_dir, gpu).is_lost
 
 
 def test_what_comes_before_the_weights_comes_to_the_gpu(models_dir: Path, gpu: str, on_gpu: Runner) -> None:

@@ -87,12 +87,12 @@ async def test_a_video_goes_on_from_its_checkpoint_when_a_worker_on_its_way_is_k
     cell: RayCell, models_dir: Path, victim: str
 ) -> None:
     name = f"killed-{victim[-1]}"
-    await cell.submit(a_tiny_video(name, time.time_ns() // 1000, steps=60))
+    await cell.submit(a_tiny_video(name, time.time_ns() // 1000, steps=120))
     running = await cell.in_the_middle(name)
     await cell.kill("worker-0" if victim == "worker-0" else running)
     await cell.finish(name)
     assert isinstance(cell.events(name)[-1], e.RequestCompleted), cell.events(name)
-    assert cell.pixels(name) == expected_pixels(models_dir, a_tiny_video("x", 0))
+    assert cell.pixels(name) == expected_pixels(models_dir, a_tiny_video("x", 0, steps=120))
     attempts = {event.attempt for event in cell.events(name) if isinstance(event, e.StageStarted)}
     assert attempts == ({0} if victim == "worker-0" else {0, 1})
     assert is_clean(cell)
