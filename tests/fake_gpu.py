@@ -90,6 +90,10 @@ class Event:
     def record(self, stream: Stream) -> None:
         self._stream, self._copies = stream, tuple(stream.late)
 
+    def query(self) -> bool:
+        """Kernels are done when they are called."""
+        return device.is_done(self)
+
     def synchronize(self) -> None:
         for copy in self._copies:
             if copy in self._stream.late:
@@ -111,6 +115,10 @@ class GpuModule:
         """Whatever is asked of it fails from now on, as after an illegal access."""
         self._main = Stream()
         self._threads = threading.local()
+
+    def is_done(self, event: Event) -> bool:
+        """For tests to say otherwise."""
+        return True
 
     def is_initialized(self) -> bool:
         return True

@@ -5,9 +5,12 @@ It is asked through torch's module for its kind, so that a device of another kin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from genserve.errors import GenServeError
 
 Place = torch.device | str
 
@@ -17,9 +20,16 @@ def is_accelerator(place: Place) -> bool:
 
 
 def pick_place(wish: str) -> str:
-    """``auto`` is this process's first GPU, or the CPU where there is none; a kind alone is the first of that kind."""
+    """``auto`` is this process's first GPU, or the CPU where there is none; a kind alone is the first of that kind.
+
+    Raises GenServeError ``no_gpu`` for a GPU that cannot be used here, though the driver may have counted it.
+    """
     place = torch.device(wish if wish != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    return f"{place.type}:{place.index or 0}" if is_accelerator(place) else place.type
+    if not is_accelerator(place):
+        return place.type
+    if not module_of(place).is_available():
+        raise GenServeError("no_gpu", f"{wish}: PyTorch {torch.__version__} cannot use a GPU in this process")
+    return f"{place.type}:{place.index or 0}"
 
 
 def count_gpus() -> int:
@@ -59,3 +69,13 @@ def synchronize(place: Place) -> None:
     """Wait for what this thread has asked of the device; a CPU is always done. Copies on streams of their own go on."""
     if is_accelerator(place):
         module_of(place).current_stream(torch.device(place)).synchronize()
+
+
+def mark(place: Place) -> Callable[[], bool]:
+    """A question, to be asked again and again: is the device done with what this thread has asked of it so far?"""
+    if not is_accelerator(place):
+        return lambda: True
+    module = module_of(place)
+    event = module.Event()
+    event.record(module.current_stream(torch.device(place)))
+    return event.query  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.parallel_context import ContextParallel
-from genserve.diffusion.parallel_world import Group
+from genserve.diffusion.parallel_group import Group
 from genserve.diffusion.parallel_xfuser import build_xfuser
 from genserve.errors import CallerError
 

@@ -18,8 +18,8 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 
 from genserve.diffusion.denoising import Denoising
+from genserve.diffusion.parallel_group import Group
 from genserve.diffusion.parallel_plans import FamilyPlan, find_plan
-from genserve.diffusion.parallel_world import Group
 from genserve.errors import CallerError, GenServeError
 
 RING_ATTENTION = ("cuda", "xpu")

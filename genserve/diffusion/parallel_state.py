@@ -33,7 +33,7 @@ from genserve.diffusion.parallel_buffers import (
     layouts_of,
     views_of,
 )
-from genserve.diffusion.parallel_world import Group
+from genserve.diffusion.parallel_group import Group
 from genserve.diffusion.wires import Buffer, Fill
 from genserve.errors import CallerError, InvariantBroken
 

@@ -11,24 +11,21 @@ import contextlib
 import datetime
 import threading
 import time
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from genserve.diffusion.process_groups import dist, forget, form
+from genserve.diffusion.accelerator import give_back
+from genserve.diffusion.parallel_group import STEP_TIMEOUT_S, Group
+from genserve.diffusion.process_groups import dist, form
 from genserve.diffusion.wires import LOCALHOST, Exchange, Wire, call
 from genserve.errors import GenServeError
 
 FORMING_S = 20.0
-STEP_TIMEOUT_S = 20.0
-"""How long one member waits for another inside a step; one that hangs costs its group that long."""
 MEETING_S = 0.002
-MEETING_LIMIT_S = 600.0
-"""How long members of a group wait for one that loads weights."""
-ARRIVED = 0
-"""A member's only word to its leader; leaders use other codes."""
 
 
 def host_store(timeout_s: float = FORMING_S) -> Any:
@@ -46,126 +43,6 @@ def aligned_groups(roster: Sequence[str]) -> list[tuple[str, ...]]:
         blocks += [tuple(roster[i : i + width]) for i in range(0, len(roster) - width + 1, width)]
         width *= 2
     return blocks
-
-
-FormPart = Callable[[str, tuple[int, ...]], Any]
-
-
-class _Nothing:
-    """What is left of a group that was given up."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError("the group was given up")
-
-
-class Group:
-    """Two or more processes that take steps together. ``tensors`` carries activations, wires the leader's word.
-
-    Waiting for a word has no limit of its own and ends when the group is lost; a collective of a step ends with the
-    group's timeout, or at once when a member's process dies.
-    """
-
-    def __init__(
-        self, name: str, members: tuple[str, ...], me: str, *, tensors: Any, wires: dict[str, Wire], form_part: FormPart
-    ) -> None:
-        self.name = name
-        self.members = members
-        self.rank = members.index(me)
-        self.tensors = tensors
-        self._wires = wires
-        self._form_part = form_part
-        self._parts: dict[tuple[int, ...], Any] = {}
-        self._meetings = 0
-        self._arrivals: Counter[str] = Counter()
-        self._lost = threading.Event()
-
-    @property
-    def degree(self) -> int:
-        return len(self.members)
-
-    @property
-    def is_lost(self) -> bool:
-        return self._lost.is_set()
-
-    def lose(self) -> None:
-        """Give the group up for good, which closes its connections and thereby lets the others go too.
-
-        It is aborted, not destroyed: that would wait for the member that is gone.
-        """
-        self._lost.set()
-        for wire in self._wires.values():
-            wire.close()
-        for group in (self.tensors, *self._parts.values()):
-            forget(group)
-            with contextlib.suppress(RuntimeError):
-                group.abort()
-        self.tensors = _Nothing()
-        self._parts.clear()
-
-    def part(self, ranks: tuple[int, ...]) -> Any:
-        """The process group for tensors among those ranks, this one included; formed by them at first use."""
-        if ranks not in self._parts:
-            self._parts[ranks] = self._form_part(f"{self.name}/part/{'+'.join(map(str, ranks))}", ranks)
-        return self._parts[ranks]
-
-    def say(self, code: int, payload: bytes = b"") -> None:
-        """The leader's word to all others; raises GenServeError ``group_lost``."""
-        with self._unbroken():
-            for wire in self._wires.values():
-                wire.send(code, payload)
-
-    def hear(self, leader: str, *, limit_s: float | None = None) -> tuple[int, bytes]:
-        """The leader's next word; raises GenServeError ``group_lost``, also where none comes within ``limit_s``."""
-        with self._unbroken():
-            while (word := self._wires[leader].receive(limit_s))[0] == ARRIVED:
-                self._arrivals[leader] += 1
-            return word
-
-    def share(self, leader: str, buffer: torch.Tensor) -> None:
-        """Send the leader's buffer, or fill it with the leader's, in place; raises GenServeError ``group_lost``."""
-        with self._unbroken():
-            if buffer.device.type != "cpu":
-                self.tensors.broadcast(buffer, self.members.index(leader)).wait()
-            elif leader in self._wires:
-                self._wires[leader].fill(buffer.numpy().data)
-            else:
-                for wire in self._wires.values():
-                    wire.send_buffer(buffer.numpy().data)
-
-    def arrive(self, leader: str) -> None:
-        """Let the leader know that this member is here; the leader itself says that it will ``meet`` them.
-
-        Nobody waits; raises GenServeError ``group_lost``.
-        """
-        with self._unbroken():
-            if leader in self._wires:
-                self._wires[leader].send(ARRIVED)
-            else:
-                self._meetings += 1
-
-    def meet(self) -> None:
-        """Wait until every other member has arrived as often as this one led: it may still be loading weights, for
-        which a step would not wait.
-
-        Raises GenServeError ``group_lost``, also where one does not come within ``MEETING_LIMIT_S``.
-        """
-        with self._unbroken():
-            for member, wire in self._wires.items():
-                while self._arrivals[member] < self._meetings:
-                    wire.receive(MEETING_LIMIT_S)
-                    self._arrivals[member] += 1
-
-    @contextlib.contextmanager
-    def _unbroken(self) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, OSError) as error:
-            raise self.broken(error) from error
-
-    def broken(self, error: Exception) -> GenServeError:
-        """Mark the group lost and say so with our code."""
-        self.lose()
-        return GenServeError("group_lost", f"group {self.name} of {', '.join(self.members)}: {error}")
 
 
 class World:
@@ -239,11 +116,14 @@ class World:
     def _form(self, members: tuple[str, ...]) -> Group:
         name = f"{self.generation}/{'+'.join(members)}#{self._formed[members]}"
         rank, size = members.index(self.me), len(members)
+        give_back(self._device)
         try:
-            ports = self._meet(name, members)
-            tensors = self._tensors(f"{name}/tensors", rank, size)
+            ports, attempt = self._meet(name, members)
+            tensors = self._tensors(f"{name}/tensors/{attempt}", rank, size)
             wires = self._connect(name, ports)
         except (RuntimeError, OSError) as error:
+            with contextlib.suppress(RuntimeError):
+                self._store.delete_key(f"{name}/{self.me}")
             raise GenServeError("group_not_formed", f"group {name}: {error}") from error
         self._formed[members] += 1
         return Group(
@@ -253,6 +133,7 @@ class World:
             tensors=tensors,
             wires=wires,
             form_part=lambda part, ranks: self._tensors(part, ranks.index(rank), len(ranks)),
+            step_timeout_s=self._step_timeout.total_seconds(),
         )
 
     def _tensors(self, name: str, rank: int, size: int) -> Any:
@@ -269,19 +150,20 @@ class World:
                 wires[other] = self._exchange.answer(f"{name}/{other}", self._timeout.total_seconds())
         return wires
 
-    def _meet(self, name: str, members: tuple[str, ...]) -> dict[str, int]:
+    def _meet(self, name: str, members: tuple[str, ...]) -> tuple[dict[str, int], str]:
         """Wait until every member wants this group: connecting to one that never comes cannot be called off.
 
-        Their exchanges' ports, in the order of the members.
+        Their exchanges' ports, in the order of the members, and the first one's name for this attempt: what an earlier
+        one left in the store is not to be met again.
         """
         keys = [f"{name}/{member}" for member in members]
         mine = f"{name}/{self.me}"
-        self._store.set(mine, str(self._exchange.port))
+        self._store.set(mine, f"{self._exchange.port} {uuid.uuid4().hex}")
         until = time.monotonic() + self._timeout.total_seconds()
         while not self._store.check(keys):
             gone = sorted(self._gone & {*members})
             if gone or time.monotonic() > until:
-                self._store.delete_key(mine)
                 raise RuntimeError(f"{', '.join(gone)} is gone" if gone else "not everybody came in time")
             time.sleep(MEETING_S)
-        return {member: int(self._store.get(key)) for member, key in zip(members, keys, strict=True)}
+        said = [self._store.get(key).decode().split() for key in keys]
+        return {member: int(port) for member, (port, _) in zip(members, said, strict=True)}, said[0][1]

@@ -21,7 +21,7 @@ from diffusers.models.attention_dispatch import (
 
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.parallel_context import ContextParallel
-from genserve.diffusion.parallel_world import Group
+from genserve.diffusion.parallel_group import Group
 from genserve.diffusion.process_groups import default_group
 from genserve.errors import CallerError, GenServeError
 

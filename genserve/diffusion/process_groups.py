@@ -20,6 +20,15 @@ dist: Any = torch.distributed
 c10d: Any = distributed_c10d
 """Torch's stubs leave out most of what is used here."""
 
+NCCL_WATCH = (
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "TORCH_NCCL_ENABLE_MONITORING",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT",
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC",
+    "TORCH_NCCL_RETHROW_CUDA_ERRORS",
+)
+"""What is switched off unless the environment says otherwise."""
+
 
 def form(store: Any, name: str, rank: int, size: int, *, device: torch.device, timeout: datetime.timedelta) -> Any:
     """The group of that name: gloo for a CPU, NCCL for a GPU, to which it is bound and connected at once.
@@ -33,7 +42,7 @@ def form(store: Any, name: str, rank: int, size: int, *, device: torch.device, t
     kinds = dist.ProcessGroup.BackendType
     is_gloo = device.type == "cpu"
     kind, label = (kinds.GLOO, "gloo") if is_gloo else (kinds.NCCL, "nccl")
-    backend = (_gloo if is_gloo else _nccl)(store, rank, size, timeout)
+    backend = _gloo(store, rank, size, timeout) if is_gloo else _nccl(store, rank, size)
     group._set_default_backend(kind)
     group._register_backend(device, kind, backend)
     group._set_group_name(name)
@@ -71,10 +80,12 @@ def _gloo(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:
     return dist.ProcessGroupGloo(store, rank, size, options)
 
 
-def _nccl(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> Any:
-    """A collective that fails or hangs is to abort its group, not to end the process, as torch would have it."""
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
+def _nccl(store: Any, rank: int, size: int) -> Any:
+    """Whoever takes a step watches it (see Group.finish): torch's own watch would abort groups without a word, wait a
+    minute before it does, or end the process.
+    """
+    os.environ.update({name: "0" for name in NCCL_WATCH if name not in os.environ})
     options = dist.ProcessGroupNCCL.Options()
-    options._timeout = timeout
+    options._timeout = datetime.timedelta(days=1)
     options.global_ranks_in_group = []
     return dist.ProcessGroupNCCL(store, rank, size, options)

@@ -76,6 +76,17 @@ class Wire:
                 raise ConnectionResetError("the other process has closed the connection")
             done += count
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the other end, or this one, is gone, without waiting and without reading a word."""
+        try:
+            self._socket.setblocking(False)
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Both ends wake up whoever waits there. What has been sent may be lost."""
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -20,8 +20,8 @@ from genserve.diffusion.denoising import Conditioning, Denoising, join, split
 from genserve.diffusion.generation import Generation
 from genserve.diffusion.latents import load, snapshot
 from genserve.diffusion.model import DiffusionModel
+from genserve.diffusion.parallel_group import STEP_TIMEOUT_S, Group
 from genserve.diffusion.parallel_state import Parcel, expect, from_bytes, is_parcel, pack, to_parts
-from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group
 from genserve.diffusion.transfer import are_embeddings, pack_embeddings, unpack_embeddings
 from genserve.diffusion.wires import Fill
 from genserve.domain.request import RequestSpec, Stage
@@ -33,6 +33,9 @@ from genserve.scheduling.protocol import Content, Member, World
 from genserve.scheduling.residency import Holding, Residency, Tell
 from genserve.scheduling.runner import OUT_OF_MEMORY, Held, Offer, Ready
 from genserve.scheduling.shelf import ModelShelf
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -74,13 +77,13 @@ class Device:
     ) -> None:
         torch.set_num_threads(threads)
         self.device = pick_place(device)
-        shelf = ModelShelf(catalog, models_dir, device=self.device)
+        self._peers = Peers(self.device, parallel, step_timeout_s=step_timeout_s)
+        shelf = ModelShelf(catalog, models_dir, device=self.device, leaving=self._peers.forget)
         self._models = shelf.models
         self._faults = Faults()
         self._residency = Residency(shelf, budget_bytes=budget_bytes)
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
-        self._peers = Peers(self.device, parallel, step_timeout_s=step_timeout_s)
         for model, stage in stages_of(me, placement or {}, shelf.models):
             self._faults.run(self._residency.place, model, stage)
 
@@ -112,9 +115,7 @@ class Device:
         self._residency.keep_for(wanted)
 
     def hold(self, model: str, stage: Stage) -> None:
-        if (model, stage) not in self.resident and stage is Stage.DENOISE:
-            self._peers.forget(model)
-        self._faults.run(self._residency.hold, model, stage)
+        self._run(self._residency.hold, model, stage)
 
     def release(self, model: str, stage: Stage) -> None:
         self._residency.release(model, stage)
@@ -165,7 +166,7 @@ class Device:
         kept = self._find(member.request_id, member.attempt)
         if kept is not None:
             return kept.conditioning
-        encode = partial(self._faults.run, self._models[member.spec.model].encode, [generation])
+        encode = partial(self._run, self._models[member.spec.model].encode, [generation])
         return self._borrowing(member.spec.model, Stage.ENCODE, encode)[0]  # type: ignore[no-any-return]
 
     def _borrowing(self, model: str, stage: Stage, work: Callable[[], Any]) -> Any:
@@ -192,12 +193,12 @@ class Device:
     def encode(self, members: tuple[Member, ...]) -> None:
         model = self._models[members[0].spec.model]
         generations = [generation_of(member.spec) for member in members]
-        for member, conditioning in zip(members, self._faults.run(model.encode, generations), strict=True):
+        for member, conditioning in zip(members, self._run(model.encode, generations), strict=True):
             self._keep(member, _Kept(member.attempt, conditioning))
 
     def begin(self, members: tuple[Member, ...]) -> _Batch:
         """Latents that are not held begin anew, at step 0; whoever expects them further on sees the difference."""
-        return _Batch(members, self._faults.run(join, [self._begun(member) for member in members]))
+        return _Batch(members, self._run(join, [self._begun(member) for member in members]))
 
     def _begun(self, member: Member) -> Denoising:
         kept = self._find(member.request_id, member.attempt)
@@ -205,7 +206,7 @@ class Device:
             return kept.denoising
         model, generation = self._models[member.spec.model], generation_of(member.spec)
         conditioning = self._conditioning(member, generation)
-        denoising = self._faults.run(model.prepare, [generation], [conditioning])
+        denoising = self._run(model.prepare, [generation], [conditioning])
         self._keep(member, _Kept(member.attempt, conditioning, denoising))
         return denoising
 
@@ -216,9 +217,18 @@ class Device:
         model = self._models[batch.denoising.model]
         self._peers.switch(model, batch.denoising, batch.group)
         try:
-            self._faults.run(_advance, model, batch.denoising)
+            self._advance(model, batch)
         except RuntimeError as error:
             raise error if batch.group is None else batch.group.broken(error) from error
+
+    def _advance(self, model: DiffusionModel, batch: _Batch) -> None:
+        """One step, to its end on the device; others of a group may be in the middle of it, so it is not repeated."""
+        if batch.group is None:
+            self._run(model.step, batch.denoising)
+            self._faults.run(model.synchronize)
+        else:
+            self._faults.run(model.step, batch.denoising)
+            self._faults.run(batch.group.finish, self.device)
 
     def without(self, batch: _Batch, request_ids: tuple[str, ...]) -> _Batch:
         keep = [i for i, member in enumerate(batch.members) if member.request_id not in request_ids]
@@ -257,16 +267,25 @@ class Device:
         """In one piece; in overlapping tiles, whose seams are blended, only where the device has no room for that."""
         model = self._models[denoising.model]
         try:
-            return self._faults.run(model.decode, denoising)[0]
+            return self._run(model.decode, denoising)[0]
         except GenServeError as error:
             if error.code != OUT_OF_MEMORY:
                 raise
             vae = model.pipeline.vae
             vae.enable_tiling()
             try:
-                return self._faults.run(model.decode, denoising)[0]
+                return self._run(model.decode, denoising)[0]
             finally:
                 vae.disable_tiling()
+
+    def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call into a model; where memory ends, once more without the weights of other stages than the one in use."""
+        try:
+            return self._faults.run(work, *args, **kwargs)
+        except GenServeError as error:
+            if error.code != OUT_OF_MEMORY or not self._residency.make_way():
+                raise
+        return self._faults.run(work, *args, **kwargs)
 
     # ── groups ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -290,7 +309,7 @@ class Device:
         return pack(self._models[batch.denoising.model], batch.denoising)
 
     def expect(self, members: tuple[Member, ...], header: bytes) -> tuple[_Batch, tuple[torch.Tensor, ...]]:
-        denoising, buffers = self._faults.run(expect, self._models[members[0].spec.model], header)
+        denoising, buffers = self._run(expect, self._models[members[0].spec.model], header)
         return _Batch(members, denoising), buffers
 
 
@@ -306,12 +325,6 @@ def generation_of(spec: RequestSpec) -> Generation:
         seed=spec.seed,
         guidance_scale=spec.guidance_scale,
     )
-
-
-def _advance(model: DiffusionModel, denoising: Denoising) -> None:
-    """One step, to its end on the device."""
-    model.step(denoising)
-    model.synchronize()
 
 
 def _index(batch: _Batch, request_id: str) -> int:

@@ -11,6 +11,8 @@ import torch
 from genserve.errors import GenServeError
 from genserve.scheduling.runner import DEVICE_LOST, OUT_OF_MEMORY
 
+NO_MEMORY = ("out of memory", "ALLOC_FAILED")
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -29,9 +31,16 @@ class Faults:
         """
         try:
             return work(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            traceback.clear_frames(error.__traceback__)
-            raise GenServeError(OUT_OF_MEMORY, str(error)) from error
-        except torch.AcceleratorError as error:
-            self.is_lost = True
-            raise GenServeError(DEVICE_LOST, str(error)) from error
+        except RuntimeError as error:
+            if _is_about_memory(error):
+                traceback.clear_frames(error.__traceback__)
+                raise GenServeError(OUT_OF_MEMORY, str(error)) from error
+            if isinstance(error, torch.AcceleratorError):
+                self.is_lost = True
+                raise GenServeError(DEVICE_LOST, str(error)) from error
+            raise
+
+
+def _is_about_memory(error: RuntimeError) -> bool:
+    """Torch's own allocator has an error of its own; the driver's and the libraries' only say it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in NO_MEMORY)

@@ -8,7 +8,9 @@ from typing import Any
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.model import DiffusionModel
 from genserve.diffusion.parallel import Parallel, build_parallel
-from genserve.diffusion.parallel_world import STEP_TIMEOUT_S, Group, World, host_store
+from genserve.diffusion.parallel_group import STEP_TIMEOUT_S, Group
+from genserve.diffusion.parallel_world import World, host_store
+from genserve.domain.request import Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 
@@ -49,8 +51,9 @@ class Peers:
         )
         with self._lock:
             self._worlds[world.generation] = joined
-            for generation in sorted(self._worlds)[:-GENERATIONS_KEPT]:
-                self._worlds.pop(generation).close()
+            old = [self._worlds.pop(generation) for generation in sorted(self._worlds)[:-GENERATIONS_KEPT]]
+        for other in old:
+            other.close()
         joined.form()
 
     def lose(self, worker_id: str) -> None:
@@ -77,9 +80,10 @@ class Peers:
         if group is not None or model.entry.name in self._parallel:
             self._of(model).switch(group, denoising)
 
-    def forget(self, model: str) -> None:
-        """The model's denoiser is another object from now on."""
-        self._parallel.pop(model, None)
+    def forget(self, model: str, stage: Stage) -> None:
+        """The stage's weights go; nothing here is to keep them. The denoiser will be another object."""
+        if stage is Stage.DENOISE and model in self._parallel:
+            self._parallel.pop(model).switch(None)
 
     def _of(self, model: DiffusionModel) -> Parallel:
         name = model.entry.name

@@ -110,6 +110,13 @@ class Residency:
         if (model, stage) in self._held:
             self._unload(model, stage)
 
+    def make_way(self) -> bool:
+        """Unload all but the stage that was used last, where work ran out of memory; whether there was any."""
+        others = tuple(self._held)[:-1]
+        for other in others:
+            self._unload(*other)
+        return bool(others)
+
     def _unload(self, model: str, stage: Stage) -> None:
         key = (model, stage)
         began_ns, size = time.perf_counter_ns(), self._held[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 from genserve.diffusion.accelerator import free_bytes, total_bytes
@@ -16,8 +17,17 @@ from genserve.domain.request import Stage
 class ModelShelf:
     """The models whose checkpoints are there; none has weights at first."""
 
-    def __init__(self, catalog: Catalog, models_dir: Path, *, device: str) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        models_dir: Path,
+        *,
+        device: str,
+        leaving: Callable[[str, Stage], None] = lambda *_: None,
+    ) -> None:
         self._device = device
+        self._leaving = leaving
+        """Told before a stage is unloaded: whoever else knows its modules is to forget them."""
         self.models: dict[str, DiffusionModel] = {}
         self._weights: dict[str, Weights] = {}
         for entry in catalog.models:
@@ -38,6 +48,7 @@ class ModelShelf:
         self._weights[model].load(stage)
 
     def unload(self, model: str, stage: Stage) -> None:
+        self._leaving(model, stage)
         self._weights[model].unload(stage)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from genserve.domain.request import Media, Shape, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
 from genserve.scheduling.device import Device
+from genserve.scheduling.faults import Faults
 from genserve.scheduling.segments import Assignment, Revision, run_segment
 from tests import fake_gpu
 from tests.actors.cell import an_image
@@ -38,6 +40,12 @@ def run(runner: Any, stage: Stage, batch: tuple[p.Member, ...], revision: Revisi
     command = p.RunSegment(1, "s1", stage, spec.model, batch, ("worker-0",), 0, steps)
     run_segment(runner, Assignment(command, revision or Revision(), {}), reports.append, Inline())
     return reports
+
+
+def decoded(device: Device, members: tuple[p.Member, ...]) -> dict[str, Any]:
+    """As a segment would: the stage is there before it is used."""
+    device.hold(members[0].spec.model, Stage.DECODE)
+    return device.decode(members)
 
 
 def room_for(count: int, seen: list[int], *, at: int = 0) -> Callable[[str, tuple[p.Member, ...], int], None]:
@@ -100,7 +108,7 @@ def test_real_latents_survive_a_split_with_the_pixels_of_a_run_alone(
     device = Device(Catalog.load(), models_dir, device="cpu", threads=1)
     model = device._models["tiny-wan"]
     batch = tuple(a_member(a_spec(f"r{i}", steps=4, seed=i)) for i in (1, 2))
-    step, is_full = model.step, iter([False, True])
+    step, is_full = model.step, iter([False, True, True])
 
     def crowded(denoising: Any) -> None:
         if len(denoising.members) > 1 and next(is_full):
@@ -110,10 +118,10 @@ def test_real_latents_survive_a_split_with_the_pixels_of_a_run_alone(
     monkeypatch.setattr(model, "step", crowded)
     reports = run(device, Stage.DENOISE, batch)
     assert len([r for r in reports if isinstance(r, p.Ended)]) == 2
-    made = device.decode(batch)
+    made = decoded(device, batch)
     for member in batch:
         run(device, Stage.DENOISE, (member,))
-        alone = device.decode((member,))[member.request_id].astype(int)
+        alone = decoded(device, (member,))[member.request_id].astype(int)
         assert abs(made[member.request_id].astype(int) - alone).max() <= 1
         assert np.ptp(alone) > 10
 
@@ -154,9 +162,9 @@ def test_a_batch_too_large_for_a_gpu_takes_its_steps_in_halves(on_gpu: Device, m
     reports = run(on_gpu, Stage.DENOISE, batch)
     assert [type(r).__name__ for r in reports if isinstance(r, p.Ended | p.Failed)] == ["Ended"] * 4
     memory.total = fake_gpu.MEMORY_BYTES
-    made = on_gpu.decode(batch)
+    made = decoded(on_gpu, batch)
     run(on_gpu, Stage.DENOISE, batch)
-    for request_id, frames in on_gpu.decode(batch).items():
+    for request_id, frames in decoded(on_gpu, batch).items():
         assert abs(made[request_id].astype(int) - frames.astype(int)).max() <= 1
 
 
@@ -177,8 +185,9 @@ def test_nothing_of_a_failed_attempt_is_in_the_way_of_the_next_one(
         return decode(denoising)
 
     monkeypatch.setattr(model, "decode", crowded)
-    assert on_gpu.decode((member,))["r1"].shape == (5, 64, 64, 3)
-    assert used[1] == used[0]
+    on_gpu.release("tiny-wan", Stage.ENCODE)
+    assert decoded(on_gpu, (member,))["r1"].shape == (5, 64, 64, 3)
+    assert used[-1] <= used[0]
 
 
 @pytest.mark.models
@@ -195,5 +204,48 @@ def test_a_decode_that_does_not_fit_in_one_piece_is_tiled(models_dir: Path, monk
         return decode(denoising)
 
     monkeypatch.setattr(model, "decode", crowded)
-    assert device.decode((member,))["r1"].shape == (5, 64, 64, 3)
+    assert decoded(device, (member,))["r1"].shape == (5, 64, 64, 3)
     assert not model.pipeline.vae.use_tiling
+
+
+@pytest.mark.models
+def test_where_memory_ends_idle_weights_make_way(on_gpu: Device, memory: fake_gpu.Memory) -> None:
+    """A decode, with no more room than the weights of the other stages take."""
+    member = a_member(a_spec("r1", **IMAGE, steps=1))
+    run(on_gpu, Stage.DENOISE, (member,))
+    on_gpu.hold("tiny-sd3", Stage.DECODE)
+    gc.collect()
+    memory.total = memory.used + 1000
+    assert decoded(on_gpu, (member,))["r1"].shape == (1, 64, 64, 3)
+    assert on_gpu.resident == (("tiny-sd3", Stage.DECODE),)
+
+
+@pytest.mark.models
+def test_weights_that_were_on_a_group_leave_the_device(models_dir: Path) -> None:
+    device = Device(Catalog.load(), models_dir, device="cpu", threads=1)
+    batch = device.begin((a_member(a_spec("r1", **IMAGE)),))
+    model = device._models["tiny-sd3"]
+    device._peers.check(model, batch.denoising, 2)
+    denoiser = weakref.ref(model.pipeline.transformer)
+    device.release("tiny-sd3", Stage.DENOISE)
+    assert denoiser() is None
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"])
+def test_memory_that_ends_outside_of_torchs_own_is_memory_too(words: str) -> None:
+    faults = Faults()
+
+    def full() -> None:
+        raise (torch.AcceleratorError if words.startswith("CUDA") else RuntimeError)(words)
+
+    with pytest.raises(GenServeError, match="out_of_memory"):
+        faults.run(full)
+    assert not faults.is_lost
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    def wrong() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Faults().run(wrong)
