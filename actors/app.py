@@ -51,10 +51,11 @@ class Cell:
 
         Raises CallerError before anything is started where the settings cannot work.
         """
-        settings = self.settings
-        check_settings(settings)
-        self._say("Ray: starting" if not settings.cluster.address else f"Ray: joining {settings.cluster.address}")
-        workers, gpus = self._join() if settings.cluster.address else self._start_ray()
+        check_settings(self.settings)
+        address = self.settings.cluster.address
+        self._say(f"Ray: joining {address}" if address else "Ray: starting")
+        workers, gpus = self._join() if address else self._start_ray()
+        settings = _on_gpus(self.settings) if gpus else self.settings
         await self._make_room()
         self._say(f"database: upgrading {shown(settings.database)}")
         await asyncio.to_thread(upgrade, settings.database)
@@ -85,15 +86,15 @@ class Cell:
             await self._runtime.kill_all()
         await asyncio.to_thread(ray.shutdown)
 
-    def _join(self) -> tuple[int, float]:
-        """How many workers there will be, and how many of the cluster's GPUs each one takes."""
+    def _join(self) -> tuple[int, int]:
+        """How many workers there will be, and how many of the cluster's GPUs each one takes: 1, if it has any."""
         cluster = self.settings.cluster
         join_cluster(cluster.address)
         self._name = take_name(cluster.name)
         gpus = count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or gpus or LOGICAL_WORKERS
         check_workers(self.settings, workers, gpus=gpus)
-        return workers, 1.0 if gpus else 0.0
+        return workers, int(gpus > 0)
 
     async def _make_room(self) -> None:
         """Remove what a process that was killed left in the cluster; refuse where others are in the way."""
@@ -106,14 +107,14 @@ class Cell:
             await asyncio.to_thread(self._serving.remove)
             await self._runtime.kill_all()
 
-    def _start_ray(self) -> tuple[int, float]:
+    def _start_ray(self) -> tuple[int, int]:
         """As ``_join``, in a cluster of its own."""
         cluster = self.settings.cluster
         real = _count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or real or LOGICAL_WORKERS
         check_workers(self.settings, workers, gpus=real)
-        start_cluster(gpus=max(real, workers))
-        return workers, 1.0
+        start_cluster(gpus=real)
+        return workers, int(real > 0)
 
 
 def _with_costs(settings: Settings) -> Settings:
@@ -121,6 +122,11 @@ def _with_costs(settings: Settings) -> Settings:
     if settings.costs is not None:
         return settings
     return replace(settings, costs=find_shipped_costs(Catalog.load(settings.catalog)))
+
+
+def _on_gpus(settings: Settings) -> Settings:
+    """A worker that has been given a GPU and cannot use it is not to run on the CPU instead."""
+    return replace(settings, cluster=replace(settings.cluster, device="cuda"))
 
 
 def _count_gpus() -> int:

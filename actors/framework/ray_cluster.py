@@ -15,7 +15,7 @@ CELLS = "genserve-cells"
 
 
 def start_cluster(*, gpus: int) -> None:
-    """On this machine, whatever other cluster runs here; ``gpus`` may be logical ones."""
+    """On this machine, whatever other cluster runs here, with those GPUs."""
     _connect(address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=True)
 
 

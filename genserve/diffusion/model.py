@@ -156,6 +156,7 @@ class DiffusionModel:
     def _decode(self, denoising: Denoising, index: int) -> Frames:
         member = denoising.members[index]
         values = rows_of(vars(denoising.state), [index], denoising.batched)
+        values["latents"] = values["latents"].to(self.pipeline.vae.dtype)
         state = PipelineState({**values, **_inputs(member.generation), "output_type": "np"})
         run_blocks(self._stages.decode, OwnComponents(self.pipeline, member.components), state)
         pixels = np.asarray(state.values["videos"][0] if self.entry.media == "video" else state.values["images"])

@@ -15,6 +15,7 @@ from diffusers.hooks.context_parallel import apply_context_parallel, remove_cont
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.attention_processor import Attention
 
 from genserve.diffusion.denoising import Denoising
@@ -112,12 +113,13 @@ class _Denoiser:
 class ContextParallel:
     """Every denoiser of one pipeline on a group of processes; ``mode`` is ulysses or ring.
 
-    ``backend`` is the attention that its processors call while a group is active; None keeps theirs.
+    ``backend`` is the attention that its processors call while a group is active. By default Ulysses keeps theirs, and
+    ring takes PyTorch's flash attention, which tells the log-sum-exp that shares are merged by (bfloat16 or float16).
     """
 
     def __init__(self, pipeline: Any, mode: str = "ulysses", *, backend: Any = None) -> None:
         self.name = self._mode = mode
-        self._backend = backend
+        self._backend = backend or (AttentionBackendName._NATIVE_FLASH if mode == "ring" else None)
         if mode == "ring" and pipeline.device.type not in RING_ATTENTION:
             message = f"the attention of {pipeline.device.type} gives no log-sum-exp, which ring attention merges by"
             raise CallerError("backend_unavailable", f"{message}: use ulysses")

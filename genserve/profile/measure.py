@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from genserve.diffusion.accelerator import is_accelerator, module_of
+from genserve.diffusion.accelerator import give_back, is_accelerator, module_of
 from genserve.diffusion.catalog import Catalog
 from genserve.diffusion.denoising import Denoising
 from genserve.diffusion.generation import Generation
@@ -60,7 +61,17 @@ class Meter:
         self._models[model.entry.name] = model, build_parallel(model.pipeline)
 
     def time(self, task: Task, members: tuple[str, ...], repeats: int) -> tuple[int, ...]:
-        """The task's times; in a group every member measures, and all see the same. Empty where it cannot be done."""
+        """The task's times; in a group every member measures, and all see the same.
+
+        Empty where it cannot be done: the model has no such degree, or the device no room for it.
+        """
+        try:
+            return self._time(task, members, repeats)
+        except torch.OutOfMemoryError:
+            give_back(self._device)
+            return ()
+
+    def _time(self, task: Task, members: tuple[str, ...], repeats: int) -> tuple[int, ...]:
         model, _ = self._load(task.model)
         generations = self._generations(task, steps=repeats + WARM_UP)
         if task.stage is Stage.ENCODE:
@@ -195,7 +206,11 @@ class Meter:
         ]
 
     def _load(self, name: str) -> tuple[DiffusionModel, Parallel]:
+        """One model at a time: large ones would not fit beside each other."""
         if name not in self._models:
+            self._models.clear()
+            gc.collect()
+            give_back(self._device)
             model, weights = open_model(self._catalog.get(name), self._models_dir, device=self._device)
             took_us = [self._loaded_in_us(weights, stage) for stage in Stage]
             self._models[name] = model, build_parallel(model.pipeline)

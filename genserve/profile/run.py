@@ -6,7 +6,7 @@ import datetime
 import multiprocessing
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -78,22 +78,18 @@ def profile(
     """
     timings, prices, stores = [], Prices(), []
     memory: dict[str, int] = {}
-    for task in tasks:
-        members = meters.names[: task.degree]
-        times = meters.ask(members, "time", task, members, repeats)[0]
-        if times:
-            timings.append(Timing(task, times))
-        if task.stage is Stage.DECODE:
-            stored = Timing(task, meters.ask(meters.names[:1], "time_store", task, repeats)[0])
-            stores.append(StoreCost(task.model, task.shape, stored.at(0.25)))
-        progress(task)
     for model in dict.fromkeys(task.model for task in tasks):
-        largest = max((t for t in tasks if t.model == model), key=lambda t: t.shape.pixels)
-        pair = meters.names[:2]
-        weights, load_us = meters.ask(meters.names[:1], "weigh", model)[0]
+        weights, load_us = meters.ask(meters.names, "weigh", model)[0]
         memory |= {f"{model}/{stage}": size for stage, size in weights.items()}
-        measured = meters.ask(pair, "time_prices", largest, pair, repeats)[0]
-        prices = _dearest(prices, {**measured, "load_us": load_us})
+        done = [timing for task in tasks if task.model == model for timing in _timed(task, meters, repeats, progress)]
+        for decoded in (timing.task for timing in done if timing.task.stage is Stage.DECODE):
+            stored = Timing(decoded, meters.ask(meters.names[:1], "time_store", decoded, repeats)[0])
+            stores.append(StoreCost(model, decoded.shape, stored.at(0.25)))
+        if denoised := [timing.task for timing in done if timing.task.stage is Stage.DENOISE]:
+            largest, pair = max(denoised, key=lambda task: task.shape.pixels), meters.names[:2]
+            measured = meters.ask(pair, "time_prices", largest, pair, repeats)[0]
+            prices = _dearest(prices, {**measured, "load_us": load_us})
+        timings += done
     return Profile(
         name=name,
         stages=stages_of(timings),
@@ -105,6 +101,14 @@ def profile(
         memory_bytes=memory,
         overheads=Overheads(stores=tuple(sorted(stores))),
     )
+
+
+def _timed(task: Task, meters: Meters, repeats: int, progress: Callable[[Task], None]) -> Iterator[Timing]:
+    members = meters.names[: task.degree]
+    times = meters.ask(members, "time", task, members, repeats)[0]
+    if times:
+        yield Timing(task, times)
+    progress(task)
 
 
 def _dearest(prices: Prices, measured: dict[str, int]) -> Prices:

@@ -117,11 +117,11 @@ def test_members_of_a_batch_get_what_they_would_get_alone(on_gpu: DiffusionModel
     assert largest_difference(rest.latents.cpu(), latents_alone(on_gpu, ship).cpu()) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "vae"), [("tiny-sd3", ""), ("tiny-wan", "float32")])
+@pytest.mark.parametrize(("name", "vae"), [("tiny-sd3", "float32"), ("tiny-flux", ""), ("tiny-wan", "float32")])
 def test_half_the_bits_and_another_layout_are_the_catalogs_choice(
     models_dir: Path, gpu: str, name: str, vae: str
 ) -> None:
-    """As full-size models are served: bfloat16, Wan's autoencoder in float32, convolutions laid out by channel."""
+    """As full-size models are served: bfloat16, an autoencoder in float32, convolutions laid out by channel."""
     from genserve.diffusion.load import load_model
 
     changes = {"dtype": "bfloat16", "vae_dtype": vae, "vae_channels_last": True}
