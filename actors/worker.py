@@ -264,9 +264,9 @@ class Worker:
             await loop.run_in_executor(self._thread, run, runner, assignment, post, self._files)
             self._teams.leave(command)
             self._register.end(command.segment_id)
-        await self._give_up()
+        await self._end()
 
-    async def _give_up(self) -> None:
+    async def _end(self) -> None:
         """The device is lost to this process: end it, as soon as why has been told, to be started anew by whoever
         watches it.
         """

@@ -16,6 +16,7 @@ from genserve.diffusion.catalog import Catalog
 
 if TYPE_CHECKING:
     from tests.actors.ray_cell import RayCell
+    from tests.fake_gpu import GpuModule
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +29,30 @@ def models_dir(pytestconfig: pytest.Config) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=["fake", "real"] if shutil.which("nvidia-smi") else ["fake"])
-def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The place of a GPU that is not there; where there is a real one, every test is run on that one too."""
-    if request.param == "real":
-        yield "cuda:0"
-        return
+@pytest.fixture(scope="module")
+def fake_place() -> Iterator[str]:
+    """The place of a GPU that is not there."""
     from tests import fake_gpu
 
     with fake_gpu.present() as place:
         yield place
+
+
+@pytest.fixture(scope="module", params=["fake", "real"] if shutil.which("nvidia-smi") else ["fake"])
+def gpu(request: pytest.FixtureRequest) -> str:
+    """A GPU's place: of one that is not there, and, where there is a real one, of that too."""
+    return "cuda:0" if request.param == "real" else str(request.getfixturevalue("fake_place"))
+
+
+@pytest.fixture
+def fake_device(gpu: str) -> Iterator[GpuModule]:
+    """What tests may set of a GPU that is not there: where its memory ends, whether it is broken."""
+    from tests import fake_gpu
+
+    if not gpu.startswith(fake_gpu.NAME):
+        pytest.skip("a real one is what it is")
+    yield fake_gpu.device
+    fake_gpu.device.memory.total = fake_gpu.MEMORY_BYTES
 
 
 @pytest.fixture(scope="module")

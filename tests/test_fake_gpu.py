@@ -7,9 +7,9 @@ import gc
 import pytest
 import torch
 
-from genserve.diffusion.accelerator import free_bytes, module_of, synchronize, total_bytes
+from genserve.diffusion.accelerator import free_bytes, synchronize, total_bytes
 from genserve.diffusion.streams import HostCopy
-from tests.fake_gpu import GpuModule, device
+from tests.fake_gpu import GpuModule
 
 
 def numbers(gpu: str) -> torch.Tensor:
@@ -79,22 +79,15 @@ def test_memory_ends(gpu: str) -> None:
 # ── what a real one does as well, but not every time ─────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def fake(gpu: str) -> GpuModule:
-    if module_of(gpu) is not device:
-        pytest.skip("on a real one this is a matter of luck")
-    return device
-
-
-def test_a_copy_into_pinned_memory_has_not_happened_before_it_was_waited_for(gpu: str, fake: GpuModule) -> None:
+def test_a_copy_into_pinned_memory_has_not_happened_before_it_was_waited_for(gpu: str, fake_device: GpuModule) -> None:
     host = torch.empty(2, 3, pin_memory=True).zero_()
     host.copy_(numbers(gpu), non_blocking=True)
     assert host.sum() == 0.0
 
 
-def test_a_stream_that_waits_for_nobody_copies_rubbish(gpu: str, fake: GpuModule) -> None:
-    x, host, side = numbers(gpu), torch.empty(2, 3, pin_memory=True), fake.Stream()
-    with fake.stream(side):
+def test_a_stream_that_waits_for_nobody_copies_rubbish(gpu: str, fake_device: GpuModule) -> None:
+    x, host, side = numbers(gpu), torch.empty(2, 3, pin_memory=True), fake_device.Stream()
+    with fake_device.stream(side):
         host.copy_(x, non_blocking=True)
     side.synchronize()
     assert not torch.equal(host, numbers(gpu).cpu())

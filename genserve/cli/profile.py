@@ -20,7 +20,9 @@ def profile(
     *,
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="Only these shapes, as WIDTHxHEIGHT or WxHxFRAMES.")] = None,
-    degree: Annotated[list[int] | None, typer.Option(help="Sequence-parallel degrees, by default 1 and 2.")] = None,
+    degree: Annotated[
+        list[int] | None, typer.Option(help="Sequence-parallel degrees; by default 1 and 2, if GPUs allow.")
+    ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes of images.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="How often each thing is timed.")] = 7,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="On what.")] = "auto",

@@ -72,9 +72,7 @@ def synchronize(place: Place) -> None:
 
 
 def mark(place: Place) -> Callable[[], bool]:
-    """A question, to be asked again and again: is the device done with what this thread has asked of it so far?"""
-    if not is_accelerator(place):
-        return lambda: True
+    """A question, to be asked again and again: is the accelerator done with what this thread asked of it so far?"""
     module = module_of(place)
     event = module.Event()
     event.record(module.current_stream(torch.device(place)))

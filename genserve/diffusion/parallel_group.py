@@ -110,7 +110,7 @@ class Group:
     def share(self, leader: str, buffer: torch.Tensor) -> None:
         """Send the leader's buffer, or fill it with the leader's, in place; raises GenServeError ``group_lost``."""
         with self._unbroken():
-            if buffer.device.type != "cpu":
+            if is_accelerator(buffer.device):
                 self.tensors.broadcast(buffer, self.members.index(leader)).wait()
             elif leader in self._wires:
                 self._wires[leader].fill(buffer.numpy().data)

@@ -62,17 +62,13 @@ class TestDeviceOnGpu(TestDevice):
         return with_nothing_held(on_gpu)
 
 
-def test_a_device_that_fails_is_lost_and_nothing_else_is(models_dir: Path, gpu: str) -> None:
-    from tests import fake_gpu
-
-    if not gpu.startswith(fake_gpu.NAME):
-        pytest.skip("nobody breaks a real one")
+def test_a_device_that_fails_is_lost_and_nothing_else_is(models_dir: Path, gpu: str, fake_device: Any) -> None:
     device, member = a_device(models_dir, gpu), TestDevice().member()
     batch = device.begin((member,))
     device.step(batch)
     assert not device.is_lost
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_gpu.device, "is_broken", True)
+        patch.setattr(fake_device, "is_broken", True)
         with pytest.raises(GenServeError, match="device_lost"):
             device.step(batch)
     assert device.is_lost

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -150,23 +151,11 @@ def test_weights_take_memory_of_the_device_and_give_it_back(models_dir: Path, gp
     assert free_bytes(gpu) == before
 
 
-@pytest.fixture
-def small(gpu: str) -> str:
-    """A GPU whose memory ends where a test says."""
-    from tests import fake_gpu
-
-    if not gpu.startswith(fake_gpu.NAME):
-        pytest.skip("the memory of a real one is what it is")
-    return gpu
-
-
-def test_weights_that_come_halfway_are_not_there(models_dir: Path, small: str) -> None:
-    from tests import fake_gpu
-
+def test_weights_that_come_halfway_are_not_there(models_dir: Path, gpu: str, fake_device: Any) -> None:
     gc.collect()
-    memory = fake_gpu.device.memory
+    memory = fake_device.memory
     before = memory.used
-    _, weights = open_model(Catalog.load().get("tiny-wan"), models_dir, device=small)
+    _, weights = open_model(Catalog.load().get("tiny-wan"), models_dir, device=gpu)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "total", before + weights.bytes_of(Stage.DENOISE) // 2)
         with pytest.raises(torch.OutOfMemoryError):
@@ -178,12 +167,10 @@ def test_weights_that_come_halfway_are_not_there(models_dir: Path, small: str) -
 
 
 def test_what_does_not_fit_beside_others_takes_their_place(
-    models_dir: Path, small: str, monkeypatch: pytest.MonkeyPatch
+    models_dir: Path, gpu: str, fake_device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests import fake_gpu
-
     gc.collect()
-    memory, shelf = fake_gpu.device.memory, ModelShelf(Catalog.load(), models_dir, device=small)
+    memory, shelf = fake_device.memory, ModelShelf(Catalog.load(), models_dir, device=gpu)
     largest = max(Stage, key=lambda stage: shelf.bytes_of("tiny-sd3", stage))
     size = shelf.bytes_of("tiny-sd3", largest)
     monkeypatch.setattr(memory, "total", memory.used + size + (1 << 20))
@@ -194,6 +181,6 @@ def test_what_does_not_fit_beside_others_takes_their_place(
     assert len(residency.resident) < len(Stage)
     residency.release("tiny-sd3", largest)
     monkeypatch.setattr(memory, "total", size // 2)
-    assert total_bytes(small) == size // 2
+    assert total_bytes(gpu) == size // 2
     with pytest.raises(GenServeError, match="stage_too_large"):
         residency.hold("tiny-sd3", largest)

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from tests import fake_gpu
 from tests.elastic.ranks import NAMES, Ranks
 from tests.elastic.schedules import Schedule, Segment, schedules
 from tests.elastic.test_degrees import FAMILIES, TOLERANCE
-from tests.elastic.test_schedules import ALONE, EASY, Undisturbed, difference
+from tests.elastic.test_schedules import ALONE, EASY, Undisturbed, allowed, difference
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(300)]
 
@@ -26,14 +25,8 @@ NAMED = ("tiny-wan", *(pytest.param(name, marks=pytest.mark.slow) for name in FA
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[str]:
-    with fake_gpu.present() as place:
-        yield place
-
-
-@pytest.fixture(scope="module")
-def ranks(models_dir: Path, place: str) -> Iterator[Ranks]:
-    ranks = Ranks(models_dir, place)
+def ranks(models_dir: Path, fake_place: str) -> Iterator[Ranks]:
+    ranks = Ranks(models_dir, fake_place)
     ranks.start(*NAMES)
     ranks.form(*NAMES)
     yield ranks
@@ -41,9 +34,9 @@ def ranks(models_dir: Path, place: str) -> Iterator[Ranks]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(models_dir: Path, place: str) -> Iterator[Undisturbed]:
+def undisturbed(models_dir: Path, fake_place: str) -> Iterator[Undisturbed]:
     """On such a GPU, alone."""
-    runs = Undisturbed(models_dir, place)
+    runs = Undisturbed(models_dir, fake_place)
     yield runs
     runs.restore()
 
@@ -58,7 +51,7 @@ def test_a_group_computes_what_one_gpu_computes(ranks: Ranks, undisturbed: Undis
 @FEW
 @given(schedule=schedules())
 def test_no_schedule_changes_the_latents(ranks: Ranks, undisturbed: Undisturbed, name: str, schedule: Schedule) -> None:
-    assert difference(ranks, undisturbed, name, schedule) <= (0.0 if schedule.is_alone else TOLERANCE[name])
+    assert difference(ranks, undisturbed, name, schedule) <= allowed(name, schedule)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +127,9 @@ def test_real_latents_survive_a_split_with_the_pixels_of_a_run_alone(
 
 
 @pytest.fixture
-def memory(gpu: str) -> Iterator[fake_gpu.Memory]:
+def memory(fake_device: fake_gpu.GpuModule) -> fake_gpu.Memory:
     """Of the GPU that is not there, whose end can be set."""
-    if not gpu.startswith(fake_gpu.NAME):
-        pytest.skip("the memory of a real one is what it is")
-    memory = fake_gpu.device.memory
-    yield memory
-    memory.total = fake_gpu.MEMORY_BYTES
+    return fake_device.memory
 
 
 @pytest.fixture(scope="module")
