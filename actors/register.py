@@ -75,8 +75,11 @@ class Register:
         self._skip(command.segment_id, everybody if left is None else left.parted(everybody, is_open=command.is_open))
 
     def _skip(self, segment_id: str, request_ids: tuple[str, ...]) -> None:
+        """Leave out of it, and of whatever comes after it here."""
         revision = self._revisions[segment_id]
         revision.skip = (*revision.skip, *request_ids)
+        for later in [name for name, command in self._commands.items() if command.after == segment_id]:
+            self._skip(later, request_ids)
 
     def _note_left(self, report: p.AnyReport) -> None:
         left, name = self._left.get(report.segment_id, p.Left()), (report.request_id,)

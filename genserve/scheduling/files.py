@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Set
 from pathlib import Path
@@ -15,7 +16,7 @@ def write_durably(path: Path, content: bytes) -> str:
     After a crash the path holds the whole content or is absent; what does not fit leaves nothing behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from actors.worker import Worker
 from genserve.audit.replay import replay
 from genserve.domain import events as e
 from genserve.domain.plan import Start
 from genserve.domain.request import Stage
-from tests.actors.cell import LocalCell, WatchedStorage, a_video, told
+from genserve.scheduling import protocol as p
+from tests.actors.cell import STEP_S, LocalCell, WatchedStorage, a_video, told
 from tests.actors.test_crashes import VICTIMS, Kill, at, submit
 from tests.actors.virtual_time import run
 from tests.wander import Wander, wander
@@ -78,6 +80,31 @@ def test_a_request_goes_on_at_once_where_it_stops_here_or_on_another_worker(
         assert cell.violations() == []
         assert cell.pixels(*NAMES) == pixels
         assert replay(cell.log).is_clean
+
+    run(main())
+
+
+@pytest.mark.parametrize("delay_s", [0.15, 0.25, 0.5])
+@pytest.mark.parametrize("steps", range(5, 13))
+def test_what_was_to_go_on_from_a_stop_that_does_not_come_is_void_to_its_end(
+    steps: int, delay_s: float, build: Callable[[], LocalCell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revise = Worker.revise
+
+    async def revise_late(worker: Worker, command: p.Revise) -> p.Answer:
+        await asyncio.sleep(delay_s)
+        return await revise(worker, command)
+
+    monkeypatch.setattr(Worker, "revise", revise_late)
+
+    async def main() -> None:
+        cell = await build().start()
+        cell.hook = lambda verb, members, step: cell.loop.sleep_in_thread(STEP_S) if verb == "decode" else None
+        await submit(cell, a_video("v1", steps=steps), a_video("v2", steps=steps + 1, seed=7))
+        async with asyncio.timeout(600):
+            await cell.finish(*NAMES)
+        decodes = [event for event in cell.all_events(e.StageStarted) if event.stage is Stage.DECODE]
+        assert len(decodes) == len(NAMES), told(cell.log)
 
     run(main())
 

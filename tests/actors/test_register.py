@@ -61,11 +61,17 @@ async def test_what_comes_when_the_segment_before_it_is_over_runs_only_if_that_s
 
 @pytest.mark.parametrize(
     ("left", "expected"),
-    [(p.Left(stopped=("v1",)), set()), (p.Left(), {"s2"}), (p.Left(gone=("v1",)), {"s2"}), (None, {"s2"})],
+    [
+        (p.Left(stopped=("v1",)), set()),
+        (p.Left(), {"s2", "last"}),
+        (p.Left(gone=("v1",)), {"s2", "last"}),
+        (None, {"s2", "last"}),
+    ],
 )
 def test_what_waits_for_another_worker_runs_only_if_that_stopped(left: p.Left | None, expected: set[str]) -> None:
     register = Register()
-    register.enter(BEYOND[0])
+    for command in BEYOND:
+        register.enter(command)
     register.skip(BEYOND[0], left)
     assert void(register) == expected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,12 @@ def test_what_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path: Path, mon
     with pytest.raises(OSError, match="No space left"):
         write_durably(tmp_path / "file", b"content")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_file_leave_one_whole_file(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 1_000 for number in range(8)]
+    with ThreadPoolExecutor(len(contents)) as threads:
+        for _ in range(10):
+            list(threads.map(lambda content: write_durably(tmp_path / "file", content), contents))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() in contents
