@@ -10,11 +10,11 @@ import uuid
 import ray
 from msgspec.structs import replace
 
-from actors.framework.ray_cluster import count_gpus, join_cluster, start_cluster, take_name
+from actors.framework.ray_cluster import count_gpus, count_machines, join_cluster, start_cluster, take_name
 from actors.framework.ray_runtime import RayRuntime
 from actors.framework.runtime import Ref, UnreachableError
 from actors.plant import make_scheduler
-from actors.preflight import check_settings, check_workers
+from actors.preflight import check_machines, check_settings, check_workers
 from actors.scheduler import NAME
 from actors.serving import Serving
 from actors.watch import WATCH_S, Say, refuse_watched, watch_once
@@ -94,6 +94,7 @@ class Cell:
         gpus = count_gpus() if cluster.device in ("auto", "cuda") else 0
         workers = cluster.workers or gpus or LOGICAL_WORKERS
         check_workers(self.settings, workers, gpus=gpus)
+        check_machines(self.settings, count_machines())
         return workers, int(gpus > 0)
 
     async def _make_room(self) -> None:

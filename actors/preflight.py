@@ -11,7 +11,7 @@ from actors.verdicts import parameters_of
 from genserve.config import Cluster, Http, Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import CallerError
-from genserve.journal.urls import MEMORY, parse_url
+from genserve.journal.urls import MEMORY, is_file, parse_url
 from genserve.planners.registry import build_planner
 from genserve.scheduling.costs import load_costs
 from genserve.scheduling.placement import check_placement
@@ -42,6 +42,13 @@ def check_workers(settings: Settings, workers: int, *, gpus: int) -> None:
         raise CallerError("backend_unavailable", f"{message}; use ulysses")
     names = [f"worker-{index}" for index in range(workers)]
     check_placement(cluster.placement, workers=names, models=Catalog.load(settings.catalog).names)
+
+
+def check_machines(settings: Settings, machines: int) -> None:
+    """Whether the log can be reached from all of them; raises CallerError ``invalid_database_url``."""
+    if machines > 1 and is_file(settings.database):
+        message = f"the cluster has {machines} machines, and a SQLite file is safe on one only"
+        raise CallerError("invalid_database_url", f"database_url: {message}; use PostgreSQL")
 
 
 def _check_gpus(cluster: Cluster, workers: int, gpus: int) -> None:

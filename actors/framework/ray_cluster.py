@@ -51,6 +51,12 @@ def count_gpus() -> int:
     return int(resources.get("GPU", 0))
 
 
+def count_machines() -> int:
+    """Of the cluster; several of its nodes may be on one."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return len({node["NodeManagerAddress"] for node in nodes if node["Alive"]})
+
+
 class _Holder:
     """Is there. Not detached: it ends with the process that made it."""
 

@@ -47,6 +47,7 @@ class RayRuntime:
                 max_concurrency=MAX_CALLS,
                 num_cpus=0,
                 num_gpus=gpus,
+                scheduling_strategy="DEFAULT" if gpus else "SPREAD",
                 runtime_env={"env_vars": _thread_limits(threads)},
             )
             .remote(self._cell, name, factory, args)

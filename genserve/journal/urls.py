@@ -30,11 +30,16 @@ def as_url(database: str) -> str:
     return database if "://" in database else f"sqlite:///{Path(database).absolute()}"
 
 
+def is_file(url: str) -> bool:
+    """Whether the log is a file, of SQLite's, and not reached over a network."""
+    return parse_url(url).get_backend_name() == "sqlite"
+
+
 def missing_file(database: str) -> str:
     """The path of a SQLite file that does not exist, which SQLite would create by looking for it; else ""."""
-    url = parse_url(as_url(database))
-    is_missing = url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
-    return (url.database or "") if is_missing else ""
+    url = as_url(database)
+    path = parse_url(url).database or ""
+    return path if is_file(url) and not Path(path).exists() else ""
 
 
 def shown(url: str) -> str:

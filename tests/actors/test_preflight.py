@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from actors.preflight import check_settings, check_workers
+from actors.preflight import check_machines, check_settings, check_workers
 from genserve.config import Cluster, Http, Settings
 from genserve.diffusion.catalog import Catalog
 from genserve.errors import CallerError
@@ -100,3 +100,11 @@ def test_more_workers_than_gpus_are_refused_unless_they_run_on_the_cpu() -> None
 def test_gpus_that_are_not_there_are_refused_by_name() -> None:
     with pytest.raises(CallerError, match="there is no GPU here"):
         check_workers(Settings(cluster=Cluster(device="cuda")), 2, gpus=0)
+
+
+def test_a_sqlite_log_is_for_one_machine(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    check_machines(settings, 1)
+    check_machines(replace(settings, database_url="postgresql+psycopg://user@host/images"), 2)
+    with pytest.raises(CallerError, match=r"the cluster has 2 machines.*use PostgreSQL"):
+        check_machines(settings, 2)
