@@ -64,6 +64,7 @@ class Link:
         self._ref: Ref | None = None
         self._commands: deque[p.Command] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._is_replaced = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep())
 
     def stop(self) -> None:
@@ -126,6 +127,7 @@ class Link:
     async def _join(self, hello: p.Hello) -> None:
         """A new incarnation, or one that had been given up, is a fact; the fact may already bring it commands."""
         self.is_alive, self.node = True, hello.node
+        self._is_replaced.clear()
         self._on_join()
         if hello.incarnation != self._known:
             await self._record(worker_stream(self.worker_id), _joined(hello))
@@ -158,7 +160,7 @@ class Link:
 
     async def _attend(self, ref: Ref) -> str:
         """Until it dies or falls silent; the reason. A silent one that wakes up is greeted as one that was lost."""
-        ends = [asyncio.create_task(self._until_dead(ref)), asyncio.create_task(self._until_silent(ref))]
+        ends = [asyncio.create_task(end) for end in (self._until_dead(ref), self._until_silent(ref), self._until_new())]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return next(end.result() for end in ends if end.done())
@@ -185,6 +187,11 @@ class Link:
                 return str(error)
             await asyncio.sleep(PULSE_S)
 
+    async def _until_new(self) -> str:
+        """Its death may be heard of after its successor refused what it was to do."""
+        await self._is_replaced.wait()
+        return "was started anew"
+
     async def _lose(self, reason: str) -> None:
         """What was on its way is void: its next incarnation is told anew."""
         self.is_alive = False
@@ -206,6 +213,9 @@ class Link:
             except UnreachableError:
                 await asyncio.sleep(RETRY_S)
                 continue
+            if any(answer.refusal == p.NOT_READY for answer in answers):
+                self._is_replaced.set()
+                return
             for command, answer in zip(commands, answers, strict=True):
                 self._commands.popleft()
                 await self._note(command, answer)

@@ -232,7 +232,7 @@ class Worker:
         if epoch < self._epoch:
             return self._stale(epoch)
         if self._runner is None:
-            return p.Answer("worker_not_ready", f"{self.worker_id} has not been greeted yet")
+            return p.Answer(p.NOT_READY, f"{self.worker_id} has not been greeted yet")
         if model not in self._runner.models:
             return p.Answer("unknown_model", f"{self.worker_id} has no model {model!r}")
         return None
@@ -242,7 +242,7 @@ class Worker:
 
     def _require_runner(self) -> Runner:
         if self._runner is None:
-            raise GenServeError("worker_not_ready", f"{self.worker_id} has not been greeted yet")
+            raise GenServeError(p.NOT_READY, f"{self.worker_id} has not been greeted yet")
         return self._runner
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────

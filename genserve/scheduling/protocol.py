@@ -134,6 +134,10 @@ class HandedOver(Struct, frozen=True):
     contents: Mapping[str, Content] = {}
 
 
+NOT_READY = "worker_not_ready"
+"""The refusal of a process that nobody has greeted: not the one that was to get the command."""
+
+
 class Answer(Struct, frozen=True):
     """What a worker says to a command: an empty ``refusal`` means it will obey.
 

@@ -103,11 +103,12 @@ class LocalCell:
         admission: Admission | None = None,
         costs: Path | None = None,
         hook: Hook = lambda verb, members, step: None,
+        runtime: LocalRuntime | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
-        self.runtime = LocalRuntime()
+        self.runtime = runtime or LocalRuntime()
         self.settings = Settings(
             data_dir=folder,
             planner=planner,

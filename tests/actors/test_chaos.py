@@ -16,7 +16,10 @@ from genserve.domain import events as e
 from genserve.domain.request import RequestSpec
 from genserve.errors import Unavailable
 from genserve.journal.contract import Group
-from tests.actors.cell import ENDED, LocalCell, WatchedStorage, a_video, an_image, told
+from genserve.scheduling import protocol as p
+from tests.actors.cell import ENDED, STEP_S, LocalCell, WatchedStorage, a_video, an_image, told
+from tests.actors.fake_runner import Hook
+from tests.actors.late_runtime import LateRuntime
 from tests.actors.test_crashes import VICTIMS
 from tests.actors.virtual_time import START_US, run
 from tests.builders import SECOND
@@ -43,11 +46,13 @@ class Chaos:
         self.planners = planners
         self.positions = positions
         self.folder = folder
+        self.runtime = LateRuntime(seed)
         self.acknowledged: list[RequestSpec] = []
         self.cancelled: set[str] = set()
 
     async def main(self, prepare: Callable[[LocalCell], None] = lambda cell: None) -> LocalCell:
-        cell = LocalCell(self.folder, planner=self.draw.choice(self.planners))
+        cell = LocalCell(self.folder, planner=self.draw.choice(self.planners), runtime=self.runtime)
+        cell.hook = self.take_time(cell)
         prepare(cell)
         await cell.start()
         assert isinstance(cell.storage, WatchedStorage)
@@ -56,6 +61,16 @@ class Chaos:
             await asyncio.gather(*(self.client(cell, i) for i in range(REQUESTS)))
             await cell.finish(*(spec.request_id for spec in self.acknowledged))
         return cell
+
+    def take_time(self, cell: LocalCell) -> Hook:
+        """Encoding and decoding take up to some steps' time."""
+        draw = random.Random(self.draw.random())
+
+        def hook(verb: str, members: tuple[p.Member, ...], step: int) -> None:
+            if verb in ("encode", "decode"):
+                cell.loop.sleep_in_thread(draw.uniform(0, 4 * STEP_S))
+
+        return hook
 
     def killer(self, cell: LocalCell) -> Callable[[Group], None]:
         """Somebody dies behind each of some random positions; sometimes again during the recovery."""
@@ -118,7 +133,7 @@ def check(chaos: Chaos, cell: LocalCell) -> None:
     for spec in chaos.acknowledged:
         status = cell.status(spec.request_id)
         assert status in ENDED
-        assert status == "completed" or spec.request_id in chaos.cancelled, (spec.request_id, status)
+        assert status == "completed" or spec.request_id in chaos.cancelled, told(log)
         if status == "completed":
             alone = pixels_alone(spec, chaos.folder / "alone")
             assert cell.pixels(spec.request_id)[spec.request_id] == alone

@@ -11,6 +11,7 @@ from actors.framework.local_runtime import LocalRuntime
 from actors.framework.runtime import Ref, Runtime
 from actors.link import PULSE_S, WorkerSlot
 from genserve.domain import events as e
+from genserve.domain.request import Stage as Stages
 from genserve.scheduling import protocol as p
 from tests.actors.virtual_time import run
 
@@ -242,7 +243,7 @@ def test_a_refused_segment_is_a_fact_and_a_refused_revision_is_not() -> None:
         await stage.fleet.start(1, {})
         stage.strings["worker-0"].answer = p.Answer("stale_epoch", "too late")
         stage.fleet.tell("worker-0", REVISE)
-        segment = p.RunSegment(1, "s7", "encode", "m", (), ("worker-0",), 0, 0)  # type: ignore[arg-type]
+        segment = p.RunSegment(1, "s7", Stages.ENCODE, "m", (), ("worker-0",), 0, 0)
         stage.fleet.tell("worker-0", segment)
         await asyncio.sleep(1)
         assert stage.facts[-1] == e.ActionRefused("s7", "worker-0", "stale_epoch", "too late")
@@ -261,6 +262,23 @@ def test_a_command_for_a_dead_worker_is_not_given_to_its_successor() -> None:
         stage.strings["worker-0"].is_free.set()
         await asyncio.sleep(1)
         assert stage.strings["worker-0"].commands == []
+
+    on_stage(test)
+
+
+def test_a_successor_that_has_not_been_greeted_refuses_nothing_for_good() -> None:
+    """The news of the death is late."""
+
+    async def test(stage: Stage) -> None:
+        await stage.fleet.start(1, {})
+        strings = stage.strings["worker-0"]
+        strings.answer = p.Answer(p.NOT_READY, "not greeted yet")
+        stage.fleet.tell("worker-0", p.RunSegment(1, "s7", Stages.ENCODE, "m", (), ("worker-0",), 0, 0))
+        await asyncio.sleep(0.05)
+        strings.answer = p.Answer()
+        await asyncio.sleep(1)
+        assert stage.told() == [("WorkerJoined", 1), ("WorkerLost", 1), ("WorkerJoined", 2)]
+        assert not any(isinstance(fact, e.ActionRefused) for fact in stage.facts)
 
     on_stage(test)
 
