@@ -14,8 +14,10 @@ STOPPED, ENDED = p.Stopped("v1", 0, "s1", 2, "w0"), p.Ended("v1", 0, "s1", DENOI
 FAILED, DROPPED = p.Failed("v1", 0, "s1", "stage_failed", "", True), p.Dropped("v1", 0, "s1")
 
 
-def a_segment(name: str, stage: Stage = DENOISE, *, after: str = "", step: int | None = 0) -> p.RunSegment:
-    members = (p.Member(a_video("v1"), 0, "request-0"),)
+def a_segment(
+    name: str, stage: Stage = DENOISE, *, after: str = "", step: int | None = 0, of: str = "v1"
+) -> p.RunSegment:
+    members = (p.Member(a_video(of), 0, "request-0"),)
     return p.RunSegment(1, name, stage, "t2v", members, ("w0",), step, 6, after=after)
 
 
@@ -83,3 +85,17 @@ def test_a_stop_of_an_older_attempt_voids_nothing_of_a_later_one() -> None:
     register.enter(p.RunSegment(1, "anew", DENOISE, "t2v", (later,), ("w0",), 0, 6))
     register.note(STOPPED)
     assert void(register) == set()
+
+
+@pytest.mark.parametrize("is_told_before", [True, False])
+def test_a_request_that_goes_on_behind_others_is_not_void_for_what_it_left_before_them(is_told_before: bool) -> None:
+    register = Register()
+    for command in (*CHAIN, a_segment("other", after="decode", of="v2")):
+        register.enter(command)
+    again = a_segment("again", after="other", step=2)
+    if is_told_before:
+        register.enter(again)
+    register.skip(CHAIN[1], None)
+    if not is_told_before:
+        register.enter(again)
+    assert void(register) == {"decode"}
