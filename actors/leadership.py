@@ -1,4 +1,6 @@
-"""Becoming the leader: lease and introduction; not how history is read (see recollection), nor what a leader does."""
+"""Becoming the leader: lease, introduction, who stands in for its planner; not how history is read (see recollection),
+nor what a leader does.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,12 @@ from genserve.domain.events import AnyEvent, CostsUpdated, LeaderElected, Planne
 from genserve.journal.errors import JournalUnavailable, LeaseHeld
 from genserve.journal.journal import Journal
 from genserve.planners.interface import Planner
+from genserve.planners.registry import build_planner
 from genserve.scheduling.costs import load_costs
+from observability.logging import get_logger
 
 LEASE_S = 3.0
+STAND_IN = "edf"
 
 
 async def lead(journal: Journal, holder: str) -> None:
@@ -38,3 +43,9 @@ def introduction(
     if costs is not None and costs != state.costs.data:
         events.append(CostsUpdated(costs))
     return events
+
+
+def stand_in(error: Exception) -> Planner:
+    """Decides in place of a planner that failed; the next leader tries that one anew."""
+    get_logger("genserve.scheduler").error("planner failed", stand_in=STAND_IN, exc_info=error)
+    return build_planner(STAND_IN)

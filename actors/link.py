@@ -203,6 +203,7 @@ class Link:
         self._commands.clear()
         if self._sender is not None:
             self._sender.cancel()
+            self._sender = None
 
     async def _send(self) -> None:
         """One delivery at a time, of all that waits: actors need not begin calls in the order they were made."""

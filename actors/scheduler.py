@@ -20,7 +20,7 @@ from actors.fleet import Fleet
 from actors.forecasts import Forecasts
 from actors.framework.runtime import Runtime
 from actors.intake import Intake
-from actors.leadership import LEASE_S, introduction, lead
+from actors.leadership import LEASE_S, introduction, lead, stand_in
 from actors.link import WorkerSlot
 from actors.news import News, Teller
 from actors.pool import RequestPool
@@ -99,7 +99,7 @@ class Scheduler:
         )
         admission = admission_of(settings)
         planner = build_planner(settings.planner, parameters_of(settings))
-        self._loop = Loop(planner, dispatcher=self._dispatch, admission=admission)
+        self._loop = Loop(planner, dispatcher=self._dispatch, admission=admission, fallback=stand_in)
         self._recollection = Recollection(self._journal, self._loop, self._translator)
         self._forecasts = Forecasts(self._loop)
         self._moved = asyncio.Condition()

@@ -107,7 +107,7 @@ class _Auditor:
 
     def __init__(self, planner: Planner, past: Iterable[Recorded]) -> None:
         self._past = past
-        self._loop = Loop(planner, dispatcher=_NoDispatch(), digest=self._digest)
+        self._loop = Loop(planner, dispatcher=_NoDispatch(), digest=self._digest, fallback=lambda _: _Nobody())
         self._laws = LawBook()
         self._pending: list[Recorded] = []
         self._has_digest = True
@@ -153,13 +153,13 @@ class _Auditor:
             return
         try:
             planner = build_planner(event.name, event.parameters)
-        except GenServeError as error:
-            self._planner_error = error.message
-            planner = _Nobody()
-        memory = planner.begin()
-        for recorded in takewhile(lambda r: r.position < position, self._past):
-            memory = planner.remember(memory, recorded)
-        self._loop.planner, self._loop.memory = planner, memory
+            memory = planner.begin()
+            for recorded in takewhile(lambda r: r.position < position, self._past):
+                memory = planner.remember(memory, recorded)
+        except Exception as error:
+            self._planner_error = error.message if isinstance(error, GenServeError) else repr(error)
+            planner, memory = _Nobody(), None
+        self._loop.adopt(planner, memory)
 
     def _compare(self, position: int, recorded: PlanDecided) -> None:
         self._decisions += 1

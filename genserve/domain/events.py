@@ -230,12 +230,16 @@ class LeaderElected(Event, frozen=True):
 
 
 class PlannerChanged(Event, frozen=True):
-    """The policy from here on. ``parameters`` are enough to build it again; ``digest`` covers both."""
+    """The policy from here on. ``parameters`` are enough to build it again; ``digest`` covers both.
+
+    ``reason`` tells how the one before it failed, if it did; empty where an operator's settings say so.
+    """
 
     kind: ClassVar[Kind] = Kind.OPERATIONAL
     name: str
     digest: str
     parameters: dict[str, bool | int | float | str]
+    reason: str = ""
 
 
 class CostsUpdated(Event, frozen=True):

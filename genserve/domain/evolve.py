@@ -20,7 +20,7 @@ from genserve.domain.draft import Draft, leave, leave_all, next_attempt, split_a
 from genserve.domain.losses import cut_short, drop_worker
 from genserve.domain.request import Checkpoint, Stage, Status
 
-FOLD_VERSION = 5
+FOLD_VERSION = 6
 """Raised whenever folding an old log gives another state: snapshots of other versions are not used."""
 
 LONGEST_DISPATCH_US = 200_000
@@ -125,7 +125,7 @@ def _learn_pace(draft: Draft, request: Request, event: e.StepsFinished) -> int:
         return request.pace_permille
     spec = request.spec
     expected = draft.costs.step_us(spec.model, spec.shape, degree=event.degree, batch=event.batch) * steps
-    permille = event.took_us * 1000 // max(1, expected)
+    permille = max(1, event.took_us * 1000 // max(1, expected))
     key = f"{spec.model}/{spec.shape}"
     old = draft.pace.get(key, Pace(1000, 0))
     weight = max(10, 100 // (old.samples + 1))

@@ -39,6 +39,9 @@ _NO_TRIGGER = (
 MAX_TOLD = 64
 """Waiting reasons told per decision; the rest is told by the next ones, so a decision's size is bounded."""
 
+MAX_REASON = 500
+"""Characters of why a planner was replaced."""
+
 
 class Dispatcher(Protocol):
     """Carries committed decisions to workers."""
@@ -51,7 +54,8 @@ class Loop:
     """Holds the state, the planner and its memory.
 
     ``observe`` is called with each committed batch, in log order, and answers with facts to be recorded
-    right behind it, ahead of anybody else's. Decide, record, act: always in that order.
+    right behind it, ahead of anybody else's. Decide, record, act: always in that order. A planner that
+    fails is replaced by the ``fallback``; without one, its error is raised.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Loop:
         memory: Any = None,
         digest: Callable[[ClusterState], str] = state_digest,
         admission: Admission | None = None,
+        fallback: Callable[[Exception], Planner] | None = None,
     ) -> None:
         self.planner = planner
         self.state = state or ClusterState()
@@ -73,6 +78,8 @@ class Loop:
         self._admission = admission
         self._dispatcher = dispatcher
         self._digest = digest
+        self._fallback = fallback
+        self._failure: Exception | None = None
         self._is_due = True
 
     @property
@@ -111,8 +118,23 @@ class Loop:
         """Take committed events in without acting on them: recovery and replay begin here."""
         self.state = fold(self.state, batch)
         for recorded in batch:
-            self.memory = self.planner.remember(self.memory, recorded)
+            self._remember(recorded)
             self._is_due = self._is_due or self._is_news(recorded)
+
+    def adopt(self, planner: Planner, memory: Any) -> None:
+        """Another planner decides from here on."""
+        self.planner, self.memory, self._failure = planner, memory, None
+
+    def _remember(self, recorded: e.Recorded) -> None:
+        """A planner that has failed is asked nothing any more."""
+        if self._failure is not None:
+            return
+        try:
+            self.memory = self.planner.remember(self.memory, recorded)
+        except Exception as error:
+            if self._fallback is None:
+                raise
+            self._failure, self._is_due = error, True
 
     def _is_news(self, recorded: e.Recorded) -> bool:
         """A reason to decide: not what goes as planned, nor an encode's end with its next segment queued.
@@ -136,10 +158,30 @@ class Loop:
         if ends:
             return ends
         self._is_due = False
-        decided = self.decide(now_us)
+        try:
+            decided = self._decide_unless_failed(now_us)
+        except Exception as error:
+            if self._fallback is None:
+                raise
+            return [(SCHEDULER_STREAM, self._replace_planner(error))]
         self._counted = frozenset(s for s, at_us in self._endings().items() if at_us <= decided.clock_us)
         self._planned_wake_us = decided.wake_at_us
         return [(SCHEDULER_STREAM, decided)] if decided.actions or decided.waiting else []
+
+    def _decide_unless_failed(self, now_us: int) -> e.PlanDecided:
+        if self._failure is not None:
+            raise self._failure
+        return self.decide(now_us)
+
+    def _replace_planner(self, error: Exception) -> e.PlannerChanged:
+        """One that fails at this state would fail at it after every restart: the fallback decides from here on. If
+        that fails too, nothing helps.
+        """
+        assert self._fallback is not None
+        reason = f"{self.planner.name} failed at {self.state.position}: {type(error).__name__}: {error}"[:MAX_REASON]
+        planner, self._fallback = self._fallback(error), None
+        self.adopt(planner, planner.begin())
+        return e.PlannerChanged(self.planner.name, self.planner.digest, self.planner.parameters(), reason)
 
     def _settle_undecided(self, now_us: int) -> list[tuple[str, e.AnyEvent]]:
         if not self.state.undecided:

@@ -29,10 +29,9 @@ class LateRuntime(LocalRuntime):
         due = self._arrivals[line] = max(self._arrivals.get(line, 0.0), loop.time() + self._way_s())
         sent = loop.create_task(self._deliver(due, name, method, args), context=Context())
         sent.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            return await asyncio.shield(sent)
-        finally:
-            await asyncio.sleep(self._way_s())
+        await asyncio.wait({sent})
+        await asyncio.sleep(self._way_s())
+        return sent.result()
 
     async def _deliver(self, due: float, name: str, method: str, args: tuple[Any, ...]) -> Any:
         await asyncio.sleep(due - asyncio.get_running_loop().time())

@@ -96,6 +96,14 @@ def test_measured_steps_correct_the_pace_of_the_request_and_its_class() -> None:
     assert history.state.pace["t2i/64x64"].permille == 1500
 
 
+def test_a_step_far_faster_than_estimated_still_takes_time() -> None:
+    history = a_running_request()
+    for done in range(100):
+        history = history.of("r1", e.StepsFinished("s-r1-denoise", 0, done, done + 1, 0), at_us=320)
+    assert history.state.requests["r1"].pace_permille == 1
+    assert history.state.pace["t2i/64x64"].permille == 1
+
+
 def test_a_pause_drops_later_segments_and_keeps_step_and_home() -> None:
     history = a_running_request().of("r1", e.RequestPaused("s-r1-denoise", 0, 2, "w0"), at_us=300)
     request = history.state.requests["r1"]

@@ -134,7 +134,7 @@ _LINES: dict[type[e.Event], tuple[str, str, Callable[[Any], Fields]]] = {
     e.StageLoaded: ("info", "stage loaded", _plain("worker_id", "model", "stage", "took_us")),
     e.StageUnloaded: ("info", "stage unloaded", _plain("worker_id", "model", "stage")),
     e.LeaderElected: ("info", "leader elected", _plain("epoch", "holder")),
-    e.PlannerChanged: ("info", "planner changed", _plain("name", "digest", "parameters")),
+    e.PlannerChanged: ("info", "planner changed", _plain("name", "digest", "parameters", "reason")),
     e.CostsUpdated: ("info", "costs updated", lambda event: {"costs": event.costs.name}),
     e.PlanDecided: ("info", "plan decided", _decided),
     e.WakeReached: ("debug", "wake reached", _plain("wake_at_us")),
