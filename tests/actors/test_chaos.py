@@ -16,6 +16,7 @@ from genserve.domain import events as e
 from genserve.domain.request import RequestSpec
 from genserve.errors import Unavailable
 from genserve.journal.contract import Group
+from genserve.planners import registry
 from genserve.scheduling import protocol as p
 from tests.actors.cell import ENDED, STEP_S, LocalCell, WatchedStorage, a_video, an_image, told
 from tests.actors.fake_runner import Hook
@@ -33,7 +34,7 @@ REQUESTS = 12
 DEATHS = 5
 POSITIONS = range(6, 150)
 """Where somebody dies, in a log of some 300."""
-PLANNERS = ("fifo", "sjf", "srtf", "edf")
+PLANNERS = tuple(registry._OURS)
 
 
 class Chaos:
@@ -51,7 +52,8 @@ class Chaos:
         self.cancelled: set[str] = set()
 
     async def main(self, prepare: Callable[[LocalCell], None] = lambda cell: None) -> LocalCell:
-        cell = LocalCell(self.folder, planner=self.draw.choice(self.planners), runtime=self.runtime)
+        planner, workers = self.draw.choice(self.planners), self.draw.randint(2, 4)
+        cell = LocalCell(self.folder, planner=planner, workers=workers, runtime=self.runtime)
         cell.hook = self.take_time(cell)
         prepare(cell)
         await cell.start()
@@ -127,6 +129,7 @@ def pixels_alone(spec: RequestSpec, folder: Path) -> tuple[str, ...]:
 def check(chaos: Chaos, cell: LocalCell) -> None:
     log = cell.log
     assert cell.violations() == [], told(log)
+    assert not any(event.reason for event in cell.all_events(e.PlannerChanged)), told(log)
     report = replay(log)
     assert report.is_clean, str(report.first)
     assert {spec.request_id for spec in chaos.acknowledged} == {f"r{i}" for i in range(REQUESTS)}
