@@ -20,6 +20,8 @@ SICK_S = 2.0
 PULSE_S = 2.0
 """Wait between two questions whether a worker still answers."""
 
+REPLACED = "was started anew"
+
 Record = Callable[[str, AnyEvent], Awaitable[None]]
 
 
@@ -169,11 +171,11 @@ class Link:
                 end.cancel()
 
     async def _until_dead(self, ref: Ref) -> str:
-        while True:
-            try:
-                await ref.ask("attend")
-            except UnreachableError as error:
-                return str(error)
+        try:
+            await ref.ask("attend", self._known)
+        except UnreachableError as error:
+            return str(error)
+        return REPLACED
 
     async def _until_silent(self, ref: Ref) -> str:
         """Its event loop answers while its steps run; a stopped or hanging process does not."""
@@ -190,7 +192,7 @@ class Link:
     async def _until_new(self) -> str:
         """Its death may be heard of after its successor refused what it was to do."""
         await self._is_replaced.wait()
-        return "was started anew"
+        return REPLACED
 
     async def _lose(self, reason: str) -> None:
         """What was on its way is void: its next incarnation is told anew."""

@@ -99,18 +99,20 @@ class RequestPool:
             self._watchers[name] = asyncio.create_task(self._watch(name))
 
     async def _watch(self, name: str) -> None:
-        """A call that never returns breaks when the process dies."""
+        """A call that never returns breaks when the process dies; whoever died before its successor was asked for its
+        birth is noticed with it.
+        """
+        born = await self._find_birth(name)
         while True:
-            try:
-                await self._runtime.find(name).ask("attend")
-            except UnreachableError:
-                await self._wait_for(name)
-                self._on_loss()
+            await self._ask(name, "attend", born)
+            born = await self._find_birth(name)
+            self._on_loss()
 
-    async def _wait_for(self, name: str) -> None:
+    async def _find_birth(self, name: str) -> Any:
         while True:
-            if await self._ask(name, "serving") is not None:
-                return
+            born = await self._ask(name, "born")
+            if born is not None:
+                return born
             await asyncio.sleep(RETRY_S)
 
     async def _ask(self, name: str, method: str, *arguments: object) -> Any:

@@ -50,6 +50,7 @@ class RequestActor:
         self._settings = settings
         self._charges: dict[str, _Charge] = {}
         self._current = ""
+        self._born = time.time_ns()
 
     async def activate(self, request_id: str) -> None:
         """Take a request over: rebuild its life from its stream, and let go of every other one."""
@@ -59,9 +60,14 @@ class RequestActor:
             if other != self._current:
                 await self.release(other)
 
-    async def attend(self) -> None:
-        """Never returns; the call breaks when this process dies, which is how death is noticed."""
-        await asyncio.Event().wait()
+    async def born(self) -> int:
+        """Tells this process from the one before it."""
+        return self._born
+
+    async def attend(self, born: int) -> None:
+        """Never returns to whoever attends to this process; the call breaks when it dies: so that is noticed."""
+        if born == self._born:
+            await asyncio.Event().wait()
 
     async def serving(self) -> tuple[str, ...]:
         return tuple(self._charges)

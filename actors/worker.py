@@ -216,9 +216,10 @@ class Worker:
     async def pulse(self) -> None:
         """That an answer comes is the answer."""
 
-    async def attend(self) -> None:
-        """Never returns; the call breaks when this process dies, which is how death is noticed."""
-        await asyncio.Event().wait()
+    async def attend(self, incarnation: int) -> None:
+        """Never returns to whoever attends to this incarnation; the call breaks when it dies: so death is noticed."""
+        if incarnation == self.incarnation:
+            await asyncio.Event().wait()
 
     def _find_refusal(self, command: p.RunSegment) -> p.Answer | None:
         if self.worker_id not in command.group:

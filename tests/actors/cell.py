@@ -23,9 +23,10 @@ from actors.worker import Worker
 from genserve.config import Admission, Cluster, Durability, Limits, Settings
 from genserve.domain import events as e
 from genserve.domain.cluster import Request
+from genserve.domain.costs import CostData, StageCost
 from genserve.domain.ids import request_stream
 from genserve.domain.laws import Violation, check_laws
-from genserve.domain.request import RequestSpec, Shape, Status
+from genserve.domain.request import RequestSpec, Shape, Stage, Status
 from genserve.journal.contract import Group, Head, Storage, StorageAway
 from genserve.journal.memory import MemoryStorage
 from genserve.scheduling import protocol as p
@@ -51,6 +52,16 @@ def a_video(request_id: str = "v1", **changes: Any) -> RequestSpec:
     """Six steps, due in a minute."""
     fields = {"steps": 6, "arrival_us": START_US, "deadline_us": START_US + 60 * SECOND, "seed": 2, "fps": 8}
     return a_request(request_id, **{"shape": CLIP, **fields, **changes})
+
+
+def batching_costs(folder: Path) -> Path:
+    """A table in which an image's steps of two and four cost little more than those of one."""
+    steps = {1: 100_000, 2: 110_000, 4: 120_000}
+    rows = [StageCost("t2i", Stage.DENOISE, SMALL, us, 1, size) for size, us in steps.items()]
+    rows += [StageCost("t2i", stage, SMALL, 1_000) for stage in (Stage.ENCODE, Stage.DECODE)]
+    path = folder / "costs.json"
+    path.write_bytes(msgspec.json.encode(CostData("batches", tuple(rows))))
+    return path
 
 
 class WatchedStorage(MemoryStorage):

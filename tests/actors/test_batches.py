@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from genserve.domain import events as e
-from genserve.domain.costs import CostData, StageCost
 from genserve.domain.request import RequestSpec, Stage
 from genserve.errors import GenServeError
 from genserve.scheduling import protocol as p
-from tests.actors.cell import SMALL, LocalCell, an_image
+from tests.actors.cell import LocalCell, an_image, batching_costs
 from tests.actors.virtual_time import START_US
 from tests.builders import SECOND
 
@@ -29,13 +27,8 @@ def four(*, steps: int = 6) -> list[RequestSpec]:
 
 @pytest.fixture
 def batching(tmp_path: Path) -> dict[str, Any]:
-    """SAVE on one worker, with a table in which steps of two and four cost little more than those of one."""
-    steps = {1: 100_000, 2: 110_000, 4: 120_000}
-    rows = [StageCost("t2i", Stage.DENOISE, SMALL, us, 1, size) for size, us in steps.items()]
-    rows += [StageCost("t2i", stage, SMALL, 1_000) for stage in (Stage.ENCODE, Stage.DECODE)]
-    path = tmp_path / "costs.json"
-    path.write_bytes(msgspec.json.encode(CostData("batches", tuple(rows))))
-    return {"planner": "save", "workers": 1, "costs": path}
+    """SAVE on one worker, where sharing steps pays."""
+    return {"planner": "save", "workers": 1, "costs": batching_costs(tmp_path)}
 
 
 def sizes(cell: LocalCell, name: str) -> list[int]:

@@ -18,7 +18,7 @@ from genserve.errors import Unavailable
 from genserve.journal.contract import Group
 from genserve.planners import registry
 from genserve.scheduling import protocol as p
-from tests.actors.cell import ENDED, STEP_S, LocalCell, WatchedStorage, a_video, an_image, told
+from tests.actors.cell import ENDED, STEP_S, LocalCell, WatchedStorage, a_video, an_image, batching_costs, told
 from tests.actors.fake_runner import Hook
 from tests.actors.late_runtime import LateRuntime
 from tests.actors.test_crashes import VICTIMS
@@ -41,21 +41,30 @@ class Chaos:
     """One run: what is sent, cancelled and killed follows from the seed."""
 
     def __init__(
-        self, seed: int, folder: Path, *, planners: Sequence[str] = PLANNERS, positions: range = POSITIONS
+        self,
+        seed: int,
+        folder: Path,
+        *,
+        planners: Sequence[str] = PLANNERS,
+        positions: range = POSITIONS,
+        steps: Sequence[int] = range(1, 9),
+        costs: Path | None = None,
     ) -> None:
         self.draw = random.Random(seed)
         self.planners = planners
         self.positions = positions
+        self.steps = steps
+        self.costs = costs
         self.folder = folder
         self.runtime = LateRuntime(seed)
         self.acknowledged: list[RequestSpec] = []
         self.cancelled: set[str] = set()
 
-    async def main(self, prepare: Callable[[LocalCell], None] = lambda cell: None) -> LocalCell:
+    async def main(self, monkeypatch: pytest.MonkeyPatch) -> LocalCell:
         planner, workers = self.draw.choice(self.planners), self.draw.randint(2, 4)
-        cell = LocalCell(self.folder, planner=planner, workers=workers, runtime=self.runtime)
+        cell = LocalCell(self.folder, planner=planner, workers=workers, runtime=self.runtime, costs=self.costs)
         cell.hook = self.take_time(cell)
-        prepare(cell)
+        cell.measure_virtual_time(monkeypatch)
         await cell.start()
         assert isinstance(cell.storage, WatchedStorage)
         cell.storage.after = self.killer(cell)
@@ -99,7 +108,7 @@ class Chaos:
     def spec(self, draw: random.Random, index: int) -> RequestSpec:
         make = draw.choice((an_image, a_video))
         deadline_us = START_US + int(draw.uniform(1, 30) * SECOND)
-        return make(f"r{index}", seed=draw.randrange(1000), deadline_us=deadline_us, steps=draw.randint(1, 8))
+        return make(f"r{index}", seed=draw.randrange(1000), deadline_us=deadline_us, steps=draw.choice(self.steps))
 
 
 async def persist(call: Callable[[], object]) -> None:
@@ -146,38 +155,31 @@ def check(chaos: Chaos, cell: LocalCell) -> None:
     assert len({r.event_id for r in log if isinstance(r.event, e.RequestSubmitted)}) == REQUESTS
 
 
-def run_chaos(seed: int, folder: Path) -> None:
-    chaos = Chaos(seed, folder)
-    check(chaos, run(chaos.main()))
+@pytest.fixture(params=["planners", "wandering", "batches"])
+def begin(request: pytest.FixtureRequest, wander: Wander, tmp_path: Path) -> Callable[[int], Chaos]:
+    """What is disturbed: any planner, requests that go on from their own stops, or images that share their steps."""
+    if request.param == "wandering":  # its log is three times as long; closer deaths would use up a request's attempts
+        return lambda seed: Chaos(seed, tmp_path, planners=[Wander.title], positions=range(6, 450))
+    if request.param == "batches":
+        costs = batching_costs(tmp_path)
+        return lambda seed: Chaos(seed, tmp_path, planners=["save", "genserve"], steps=(4, 8), costs=costs)
+    return lambda seed: Chaos(seed, tmp_path)
+
+
+def run_chaos(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(chaos, run(chaos.main(monkeypatch)))
 
 
 @pytest.mark.parametrize("seed", SHORT)
-def test_a_short_run_of_random_deaths_loses_nothing(seed: int, tmp_path: Path) -> None:
-    run_chaos(seed, tmp_path)
+def test_a_short_run_of_random_deaths_loses_nothing(
+    seed: int, begin: Callable[[int], Chaos], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_chaos(begin(seed), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SOAK)
-def test_a_soak_of_random_deaths_loses_nothing(seed: int, tmp_path: Path) -> None:
-    run_chaos(seed, tmp_path)
-
-
-def run_wandering(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its log is three times as long; deaths as close as elsewhere would use up a request's attempts."""
-    chaos = Chaos(seed, folder, planners=[Wander.title], positions=range(6, 450))
-    check(chaos, run(chaos.main(lambda cell: cell.measure_virtual_time(monkeypatch))))
-
-
-@pytest.mark.parametrize("seed", SHORT)
-def test_random_deaths_of_requests_that_go_on_from_their_own_stops_lose_nothing(
-    seed: int, tmp_path: Path, wander: Wander, monkeypatch: pytest.MonkeyPatch
+def test_a_soak_of_random_deaths_loses_nothing(
+    seed: int, begin: Callable[[int], Chaos], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_wandering(seed, tmp_path, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", SOAK)
-def test_a_soak_of_requests_that_go_on_from_their_own_stops_loses_nothing(
-    seed: int, tmp_path: Path, wander: Wander, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_wandering(seed, tmp_path, monkeypatch)
+    run_chaos(begin(seed), monkeypatch)

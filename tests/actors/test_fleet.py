@@ -43,8 +43,9 @@ class Puppet:
         self.strings.commands += commands
         return tuple(self.strings.answer for _ in commands)
 
-    async def attend(self) -> None:
-        await asyncio.Event().wait()
+    async def attend(self, incarnation: int) -> None:
+        if incarnation == self.incarnation:
+            await asyncio.Event().wait()
 
     async def pulse(self) -> None:
         await self.strings.is_awake.wait()
@@ -279,6 +280,25 @@ def test_a_successor_that_has_not_been_greeted_refuses_nothing_for_good() -> Non
         await asyncio.sleep(1)
         assert stage.told() == [("WorkerJoined", 1), ("WorkerLost", 1), ("WorkerJoined", 2)]
         assert not any(isinstance(fact, e.ActionRefused) for fact in stage.facts)
+
+    on_stage(test)
+
+
+def test_a_worker_that_dies_before_it_is_attended_to_is_lost() -> None:
+    """Its successor answers everything, and has heard of nothing."""
+
+    async def test(stage: Stage) -> None:
+        record = stage.fleet._record
+
+        async def record_and_die(stream: str, event: e.AnyEvent) -> None:
+            await record(stream, event)
+            if event == e.WorkerJoined("worker-0", 1, "node-0", "cpu", 0, (), ()):
+                stage.runtime.crash("worker-0")
+
+        stage.fleet._record = record_and_die
+        await stage.fleet.start(1, {})
+        await asyncio.sleep(1)
+        assert stage.told() == [("WorkerJoined", 1), ("WorkerLost", 1), ("WorkerJoined", 2)]
 
     on_stage(test)
 
