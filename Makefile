@@ -13,6 +13,9 @@ demo: $(READY)  ## a server, a mixed load with deadlines, the results, and a rep
 serve: $(READY)  ## a server that stays
 	$(BIN)/genserve serve --build
 
+# should the interpreter die of a signal, also at its very end, its threads are told
+test test-fast chaos: export PYTHONFAULTHANDLER = 1
+
 test: $(READY)  ## linters, types, import rules and the whole default suite
 	$(MAKE) check
 	$(BIN)/python -m pytest -m "not slow"

@@ -28,7 +28,7 @@ from tests.wander import Wander, wander
 
 __all__ = ["wander"]
 
-SHORT = range(3)
+SHORT = range(2)
 SOAK = [int(os.environ["SEED"])] if "SEED" in os.environ else range(100, 160)
 REQUESTS = 12
 DEATHS = 5

@@ -25,7 +25,8 @@ __all__ = ["wander"]
 NAMES = ("v1", "v2")
 WORKERS = 3
 LAST = 100
-EVERY = 4
+EVERY = 8
+OTHERS = [position for position in range(6, LAST, EVERY // 2) if (position - 6) % EVERY]
 
 
 async def play(cell: LocalCell) -> None:
@@ -84,7 +85,7 @@ def test_a_request_goes_on_at_once_where_it_stops_here_or_on_another_worker(
     run(main())
 
 
-@pytest.mark.parametrize("delay_s", [0.15, 0.25, 0.5])
+@pytest.mark.parametrize("delay_s", [0.15, 0.5])
 @pytest.mark.parametrize("steps", range(5, 13))
 def test_what_was_to_go_on_from_a_stop_that_does_not_come_is_void_to_its_end(
     steps: int, delay_s: float, build: Callable[[], LocalCell], monkeypatch: pytest.MonkeyPatch
@@ -118,7 +119,9 @@ CANCELS: list[asyncio.Task[None]] = []
 KILLS = (*VICTIMS, kill_another_worker)
 
 
-@pytest.mark.parametrize("position", range(6, LAST, EVERY))
+@pytest.mark.parametrize(
+    "position", [*range(6, LAST, EVERY), *(pytest.param(position, marks=pytest.mark.slow) for position in OTHERS)]
+)
 @pytest.mark.parametrize("kill", KILLS)
 def test_a_death_between_a_stop_and_what_goes_on_from_it_loses_nothing(
     kill: Kill, position: int, build: Callable[[], LocalCell], pixels: dict[str, tuple[str, ...]]

@@ -16,12 +16,9 @@ from tests.elastic.schedules import Schedule, Segment, schedules
 from tests.elastic.test_degrees import FAMILIES, TOLERANCE
 from tests.elastic.test_schedules import ALONE, EASY, Undisturbed, allowed, difference
 
-pytestmark = [pytest.mark.models, pytest.mark.timeout(300)]
-
+pytestmark = [pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FEW = settings(EASY, max_examples=2)
-NAMED = ("tiny-wan", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "tiny-wan"))
-"""The family that has most to send, at once; all of them at length."""
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +38,19 @@ def undisturbed(models_dir: Path, fake_place: str) -> Iterator[Undisturbed]:
     runs.restore()
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_group_computes_what_one_gpu_computes(ranks: Ranks, undisturbed: Undisturbed, name: str) -> None:
     story = Schedule((1, 2), 48, (Segment(NAMES[:2], 2), Segment(NAMES, 2)))
     assert difference(ranks, undisturbed, name, story) <= TOLERANCE[name]
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", FAMILIES)
 @FEW
 @given(schedule=schedules())
 def test_no_schedule_changes_the_latents(ranks: Ranks, undisturbed: Undisturbed, name: str, schedule: Schedule) -> None:
     assert difference(ranks, undisturbed, name, schedule) <= allowed(name, schedule)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @EASY
 @given(schedule=schedules(ALONE))
