@@ -22,11 +22,15 @@ STAND_IN = "edf"
 
 
 async def lead(journal: Journal, holder: str) -> None:
-    """Take the lease, waiting for another holder's to expire and for a database that is away."""
+    """Take the lease, waiting for another holder's to expire and for a database that is away, and say so."""
+    told = ""
     while True:
         try:
             await journal.take_over(holder, lease_s=LEASE_S)
         except (LeaseHeld, JournalUnavailable) as busy:
+            if busy.code != told:
+                told = busy.code
+                get_logger("genserve.scheduler").warning("waiting to lead", code=busy.code, reason=busy.message)
             await asyncio.sleep(min(busy.retry_after_s, LEASE_S / 3))
         else:
             return

@@ -24,6 +24,7 @@ from genserve.scheduling.files import write_durably
 from tests.actors.cell import LocalCell, WatchedStorage, a_video, an_image
 from tests.actors.test_crashes import kill_scheduler, submit
 from tests.actors.virtual_time import run
+from tests.capture import captured_log
 
 InCell = Callable[..., None]
 
@@ -39,9 +40,13 @@ async def settle(seconds: float = 1) -> None:
 def test_a_second_scheduler_waits_until_the_first_ones_lease_is_over(in_cell: InCell, tmp_path: Path) -> None:
     async def test(first: LocalCell) -> None:
         second = LocalCell(tmp_path / "second", storage=first.storage)
-        starting = asyncio.create_task(second.start(holder="second"))
-        await settle(10 * LEASE_S)
+        with captured_log() as said:
+            starting = asyncio.create_task(second.start(holder="second"))
+            await settle(10 * LEASE_S)
         assert not starting.done()
+        waits = [line for line in said.getvalue().splitlines() if "waiting to lead" in line]
+        assert len(waits) == 1
+        assert "lease writer is held by holder" in waits[0]
         first.runtime.crash(NAME, restart=False)
         gone_s = first.loop.time()
         await starting
