@@ -67,7 +67,8 @@ class Dispatch:
 
     def _run(self, segment: Segment) -> None:
         state = self._state()
-        after_on = _other_worker(state, segment)
+        before = _before(state, segment)
+        after_on = before.leader if before is not None and before.leader not in segment.workers else ""
         command = p.RunSegment(
             epoch=state.epoch,
             segment_id=segment.segment_id,
@@ -82,6 +83,7 @@ class Dispatch:
             checkpoint_every=self._checkpoint_every,
             after_on=after_on,
             after_incarnation=state.workers[after_on].incarnation if after_on else 0,
+            continues=before is not None,
         )
         for worker_id in segment.workers:
             self._fleet.tell(worker_id, command)
@@ -94,9 +96,9 @@ class Dispatch:
         return p.Member(request.spec, request.attempt, self._pool.assign(request_id), request.home, request.checkpoint)
 
 
-def _other_worker(state: ClusterState, segment: Segment) -> str:
-    """Whoever leads the stage before this one, where that is no member of this one's group; "" otherwise."""
+def _before(state: ClusterState, segment: Segment) -> Segment | None:
+    """The live segment that the requests of this one are in before it."""
     before = state.segments.get(segment.after)
-    if before is None or before.leader in segment.workers or before.leader not in state.workers:
-        return ""
-    return before.leader if set(before.request_ids) & set(segment.request_ids) else ""
+    if before is None or before.leader not in state.workers:
+        return None
+    return before if set(before.request_ids) & set(segment.request_ids) else None

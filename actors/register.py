@@ -58,6 +58,8 @@ class Register:
 
     def _inherit(self, command: p.RunSegment) -> None:
         """Leave out who will not come, or did not come, out of the segment before; it may have been over already."""
+        if not command.continues:
+            return
         before = self._revisions.get(command.after)
         if before is not None:
             self._skip(command.segment_id, before.skip)
@@ -75,13 +77,11 @@ class Register:
         self._skip(command.segment_id, everybody if left is None else left.parted(everybody, is_open=command.is_open))
 
     def _skip(self, segment_id: str, request_ids: tuple[str, ...]) -> None:
-        """Leave out of it, and of what they would have gone on to from there; others' segments may come between."""
-        names = {member.request_id for member in self._commands[segment_id].members}
-        void = tuple(request_id for request_id in request_ids if request_id in names)
+        """Leave out of it, and of whatever continues it here."""
         revision = self._revisions[segment_id]
-        revision.skip = (*revision.skip, *void)
-        for later in [name for name, command in self._commands.items() if void and command.after == segment_id]:
-            self._skip(later, void)
+        revision.skip = (*revision.skip, *request_ids)
+        for later in [c for c in self._commands.values() if c.continues and c.after == segment_id]:
+            self._skip(later.segment_id, request_ids)
 
     def _note_left(self, report: p.AnyReport) -> None:
         left, name = self._left.get(report.segment_id, p.Left()), (report.request_id,)

@@ -42,7 +42,8 @@ class RunSegment(Struct, frozen=True):
     ``from_step`` None means: where the stop of the segment before it leaves the request. ``epoch`` is the scheduler's;
     a group of two or more is one of the world's ``generation``. ``after_on`` names the worker that runs ``after``,
     where that is none of this group, and ``after_incarnation`` which of its lives: the segment begins when that has
-    ended there, and lets others pass until then.
+    ended there, and lets others pass until then. Its members come from ``after``, and who leaves that early does not
+    come, if it ``continues`` that; else it only stands behind it.
     """
 
     epoch: int
@@ -58,6 +59,7 @@ class RunSegment(Struct, frozen=True):
     checkpoint_every: int = 0
     after_on: str = ""
     after_incarnation: int = 0
+    continues: bool = True
 
     @property
     def leader(self) -> str:

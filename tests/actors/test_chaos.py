@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.leadership import LEASE_S
 from genserve.audit.replay import replay
 from genserve.domain import events as e
 from genserve.domain.request import RequestSpec
@@ -90,9 +91,17 @@ class Chaos:
         def watch(group: Group) -> None:
             if positions and positions[0] <= group.last:
                 positions.pop(0)
-                self.draw.choice(VICTIMS)(cell)
+                self.draw.choice((*VICTIMS, self.take_database_away))(cell)
 
         return watch
+
+    def take_database_away(self, cell: LocalCell) -> None:
+        """For up to two leases."""
+        storage = cell.storage
+        assert isinstance(storage, WatchedStorage)
+        storage.is_away = True
+        away_s = self.draw.uniform(0, 2 * LEASE_S)
+        cell.loop.call_soon_threadsafe(cell.loop.call_later, away_s, setattr, storage, "is_away", False)
 
     async def client(self, cell: LocalCell, index: int) -> None:
         draw = random.Random(self.draw.random())
