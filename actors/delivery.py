@@ -95,7 +95,7 @@ class Inbox:
         if self._socket is None:
             self._socket = socket.create_server((LOCALHOST, 0), backlog=MAX_CALLS)
             self._socket.setblocking(False)
-            self._start(self._listen(self._socket))
+            self._listen(self._socket)
         port: int = self._socket.getsockname()[1]
         return port
 
@@ -112,6 +112,10 @@ class Inbox:
 
     async def close(self) -> None:
         """What has not begun to come is not coming."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -122,19 +126,26 @@ class Inbox:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _listen(self, listener: socket.socket) -> None:
-        with listener:
-            while True:
-                try:
-                    caller, _ = await asyncio.get_running_loop().sock_accept(listener)
-                except OSError:
-                    await asyncio.sleep(BUSY_S)
-                else:
-                    self._greet(caller)
+    def _listen(self, listener: socket.socket) -> None:
+        """Not as a task: one that is cancelled as somebody calls loses the caller."""
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            caller, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(BUSY_S, self._listen, listener)
+        else:
+            self._greet(caller)
 
     def _greet(self, caller: socket.socket) -> None:
         wire = Wire(caller)
-        if len(self._tasks) <= MAX_CALLS:
+        if len(self._tasks) < MAX_CALLS:
             self._start(self._hear(caller, wire))
 
     async def _hear(self, caller: socket.socket, wire: Wire) -> None:
