@@ -9,11 +9,12 @@ import pytest
 
 from genserve.domain import events as e
 from genserve.domain.cluster import ClusterState
-from genserve.domain.plan import Plan, Waiting
+from genserve.domain.plan import Plan
 from genserve.planners import registry
 from genserve.planners.fifo import Fifo
 from genserve.planners.interface import Policy
 from tests.actors.cell import LocalCell, a_video, an_image, told
+from tests.planners.test_foreign import Stranger
 
 
 class Raising(Fifo, frozen=True):
@@ -25,13 +26,6 @@ class Raising(Fifo, frozen=True):
         if len(state.requests) > 1:
             raise ZeroDivisionError("float division by zero")
         return super().plan(state, memory)
-
-
-class Nonsense(Policy, frozen=True):
-    title: ClassVar[str] = "nonsense"
-
-    def plan(self, state: ClusterState, memory: Any) -> Plan:
-        return Plan(waiting=(Waiting("ghost", "is not there"),))
 
 
 class Forgetful(Fifo, frozen=True):
@@ -53,7 +47,7 @@ def replacements(cell: LocalCell) -> list[e.PlannerChanged]:
     ("policy", "reason"),
     [
         (Raising, "ZeroDivisionError: float division by zero"),
-        (Nonsense, "ghost is told to wait but is not a live request"),
+        (Stranger, "ghost is told to wait but is not a live request"),
         (Forgetful, "KeyError: "),
     ],
 )
